@@ -1,0 +1,122 @@
+//! The kernel's table, kept equal to a plan.
+
+use std::time::Duration;
+
+use weir_dataplane::model::{Family, Op, Table, Transaction};
+use weir_dataplane::{TABLE, difference};
+use weir_nft::{ApplyError, DumpError, Nft, OpenError};
+
+/// The kernel did not become equal to the plan.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The table could not be read.
+    #[error(transparent)]
+    Dump(#[from] DumpError),
+    /// A transaction was refused.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The generation could not be read.
+    #[error("cannot ask the kernel for the generation of its ruleset")]
+    Generation(#[from] std::io::Error),
+}
+
+/// What was done to make the kernel equal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// Nothing: it was.
+    Nothing,
+    /// So many steps in one transaction.
+    Applied {
+        /// The steps.
+        ops: usize,
+        /// The table had been read back and compared first.
+        compared: bool,
+    },
+}
+
+/// See the module.
+pub struct Kernel {
+    nft: Nft,
+    /// The kernel's table is known to be the plan's as of the last transaction.
+    in_step: bool,
+    failures: u32,
+}
+
+/// A dump is old when something else commits before the transaction: then it is taken again.
+const STALE_ATTEMPTS: u32 = 10;
+/// After so many failures in a row the table is made anew, in one transaction.
+const REBUILD_AFTER: u32 = 3;
+
+impl Kernel {
+    /// Opens the netlink socket.
+    ///
+    /// # Errors
+    /// There is no permission, or no nf_tables.
+    pub fn open() -> Result<Self, OpenError> {
+        Ok(Kernel { nft: Nft::open()?, in_step: false, failures: 0 })
+    }
+
+    /// The address that this agent's own commits come from.
+    pub fn port(&self) -> u32 {
+        self.nft.port()
+    }
+
+    /// The table may have been changed by somebody else.
+    pub fn doubt(&mut self) {
+        self.in_step = false;
+    }
+
+    /// Makes the kernel equal to `plan`. `pending` is what changed in the plan since this last
+    /// succeeded; after an error it is contained in the difference that is taken next.
+    pub fn sync(&mut self, plan: &Table, pending: Option<Transaction>) -> Result<Done, Error> {
+        let result = match pending {
+            Some(pending) if self.in_step => {
+                let ops = pending.ops.len();
+                self.nft.apply(&pending).map(|()| Done::Applied { ops, compared: false }).map_err(Error::from)
+            }
+            None if self.in_step => Ok(Done::Nothing),
+            _ => self.compare(plan),
+        };
+        self.in_step = result.is_ok();
+        self.failures = if result.is_ok() { 0 } else { self.failures + 1 };
+        result
+    }
+
+    /// When to try again after an error: 50 ms, doubled with each failure up to 10 s.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let doubled = || Duration::from_millis(50) * 2u32.pow((self.failures - 1).min(8));
+        (self.failures > 0).then(|| doubled().min(Duration::from_secs(10)))
+    }
+
+    fn compare(&mut self, plan: &Table) -> Result<Done, Error> {
+        let mut attempt = 0;
+        loop {
+            let generation = self.nft.generation()?;
+            let installed = self.nft.dump(plan.family, &plan.name)?;
+            let Some(mut transaction) = difference(installed.as_ref(), plan) else {
+                return Ok(Done::Nothing);
+            };
+            if self.failures >= REBUILD_AFTER && installed.is_some() {
+                transaction = difference(None, plan).unwrap_or(transaction);
+                transaction.ops.insert(0, Op::DeleteTable);
+            }
+            attempt += 1;
+            match self.nft.apply_at(generation, &transaction) {
+                Ok(()) => return Ok(Done::Applied { ops: transaction.ops.len(), compared: true }),
+                Err(ApplyError::Stale { .. }) if attempt < STALE_ATTEMPTS => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Removes all that Weir made in this network namespace, and nothing else: its table.
+///
+/// # Errors
+/// There is no permission, no nf_tables, or the kernel refused.
+pub fn cleanup() -> anyhow::Result<()> {
+    // deleting a table that is not there is an error; making it first, in the same batch, is none
+    let ops = vec![Op::AddTable, Op::DeleteTable];
+    Nft::open()?.apply(&Transaction { family: Family::Inet, table: TABLE.to_owned(), ops })?;
+    Ok(())
+}

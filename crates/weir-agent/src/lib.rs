@@ -1,0 +1,16 @@
+//! Keeps the kernel of one node equal to the policies of its pods.
+//!
+//! ```text
+//!   weir-source ──events──> Compiler ──changes of the slice──> Planner ──transaction──> kernel
+//!                                                                 ^                       │
+//!   links (routes, interfaces) ──────────attachments──────────────┘   differs from plan? <┘
+//! ```
+//!
+//! One thread, one loop ([`run`]): whatever came in since the last turn becomes one transaction. The
+//! kernel is the only truth ([`kernel`]): at the start, after an error, and when somebody else has
+//! changed the ruleset, the table is read back, compared with the plan, and only what differs is
+//! changed. Rules stay when the agent ends; [`kernel::cleanup`] removes them.
+
+pub mod kernel;
+pub mod links;
+pub mod run;

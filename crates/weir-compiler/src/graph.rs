@@ -1,0 +1,328 @@
+//! The rule graph: interned, content-addressed vertices, counted references, edges downwards.
+//!
+//! ```text
+//!   Ruleset ──Entry{tier, priority}──> Rule ──Peers──> PeerSet
+//!                                       └────Ports──> PortSet
+//! ```
+//!
+//! A vertex lives as long as something refers to it: an edge from above, a policy, a profile, or
+//! a node's slice. Who interns a vertex holds a reference to it and must give it back.
+
+use blake3::Hasher;
+use hashbrown::HashMap;
+use petgraph::Direction::Outgoing;
+use petgraph::stable_graph::{NodeIndex, StableDiGraph};
+use petgraph::visit::EdgeRef;
+
+use crate::cidr::CidrSet;
+use crate::object::Protocol;
+use crate::ports::PortSet;
+use crate::selector::{Requirement, Selector};
+use crate::slice::{
+    Action, Direction, Entry, PeerSet, PeerSetId, PortSetId, ProfileId, Rule, RuleId, Ruleset, RulesetId,
+};
+
+/// A vertex.
+pub(crate) type Vertex = NodeIndex<u32>;
+
+#[derive(Debug)]
+pub(crate) enum Content {
+    PeerSet(PeerSet),
+    PortSet(PortSet),
+    Rule { action: Action, any_peer: bool },
+    Ruleset { direction: Direction, isolated: bool },
+}
+
+#[derive(Debug)]
+enum Edge {
+    Entry(Entry),
+    Peers,
+    Ports,
+}
+
+#[derive(Debug)]
+struct Interned {
+    id: [u8; 16],
+    refs: usize,
+    content: Content,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Graph {
+    vertices: StableDiGraph<Interned, Edge>,
+    by_id: HashMap<[u8; 16], Vertex>,
+}
+
+impl Graph {
+    /// A peer set, and whether it is new.
+    pub(crate) fn peer_set(&mut self, set: PeerSet) -> (Vertex, bool) {
+        self.intern(peer_set_id(&set).0, || Content::PeerSet(set))
+    }
+
+    /// A port set.
+    pub(crate) fn port_set(&mut self, ports: PortSet) -> Vertex {
+        self.intern(port_set_id(&ports).0, || Content::PortSet(ports)).0
+    }
+
+    /// A rule; takes over the references to its peer sets and ports.
+    pub(crate) fn rule(&mut self, action: Action, peers: Option<Vec<Vertex>>, ports: Vertex) -> Vertex {
+        let mut hash = Hash::new(b"rule");
+        hash.number(action as u64);
+        hash.number(peers.is_some().into());
+        let any_peer = peers.is_none();
+        let mut children = peers.unwrap_or_default();
+        let given = children.clone();
+        children.sort_unstable_by_key(|v| self.vertices[*v].id);
+        children.dedup();
+        hash.number(children.len() as u64);
+        children.iter().for_each(|v| hash.bytes(&self.vertices[*v].id));
+        hash.bytes(&self.vertices[ports].id);
+        let (vertex, new) = self.intern(hash.finish(), || Content::Rule { action, any_peer });
+        if new {
+            for child in children.into_iter().rev() {
+                self.retain(child);
+                self.vertices.add_edge(vertex, child, Edge::Peers);
+            }
+            self.retain(ports);
+            self.vertices.add_edge(vertex, ports, Edge::Ports);
+        }
+        // the new edges have references of their own; nothing dies here, for the rule is alive
+        given.into_iter().chain([ports]).for_each(|v| self.vertices[v].refs -= 1);
+        vertex
+    }
+
+    /// A ruleset; the rules keep their references.
+    pub(crate) fn ruleset(
+        &mut self,
+        direction: Direction,
+        isolated: bool,
+        entries: impl IntoIterator<Item = (crate::slice::Tier, u32, Vertex)>,
+    ) -> Vertex {
+        let mut entries: Vec<(Entry, Vertex)> = entries
+            .into_iter()
+            .map(|(tier, priority, v)| (Entry { tier, priority, rule: RuleId(self.vertices[v].id) }, v))
+            .collect();
+        entries.sort_unstable_by_key(|e| e.0);
+        entries.dedup_by_key(|e| e.0);
+        let mut hash = Hash::new(b"ruleset");
+        hash.number(direction as u64);
+        hash.number(isolated.into());
+        for (entry, _) in &entries {
+            hash.number(entry.tier as u64);
+            hash.number(entry.priority.into());
+            hash.bytes(&entry.rule.0);
+        }
+        let (vertex, new) = self.intern(hash.finish(), || Content::Ruleset { direction, isolated });
+        if new {
+            for (entry, rule) in entries.into_iter().rev() {
+                self.retain(rule);
+                self.vertices.add_edge(vertex, rule, Edge::Entry(entry));
+            }
+        }
+        vertex
+    }
+
+    fn intern(&mut self, id: [u8; 16], content: impl FnOnce() -> Content) -> (Vertex, bool) {
+        if let Some(&vertex) = self.by_id.get(&id) {
+            self.vertices[vertex].refs += 1;
+            return (vertex, false);
+        }
+        let vertex = self.vertices.add_node(Interned { id, refs: 1, content: content() });
+        self.by_id.insert(id, vertex);
+        (vertex, true)
+    }
+
+    /// Takes a reference.
+    pub(crate) fn retain(&mut self, vertex: Vertex) {
+        self.vertices[vertex].refs += 1;
+    }
+
+    /// Gives a reference back; vertices that nothing refers to any more go. Peer sets that went
+    /// are pushed to `dead`.
+    pub(crate) fn release(&mut self, vertex: Vertex, dead: &mut Vec<(Vertex, PeerSet)>) {
+        let mut stack = vec![vertex];
+        while let Some(vertex) = stack.pop() {
+            self.vertices[vertex].refs -= 1;
+            if self.vertices[vertex].refs > 0 {
+                continue;
+            }
+            stack.extend(self.vertices.neighbors_directed(vertex, Outgoing));
+            let gone = self.vertices.remove_node(vertex).expect("it was there a line ago");
+            self.by_id.remove(&gone.id);
+            if let Content::PeerSet(set) = gone.content {
+                dead.push((vertex, set));
+            }
+        }
+    }
+
+    pub(crate) fn content(&self, vertex: Vertex) -> &Content {
+        &self.vertices[vertex].content
+    }
+
+    pub(crate) fn id(&self, vertex: Vertex) -> [u8; 16] {
+        self.vertices[vertex].id
+    }
+
+    /// What the vertex refers to, in the order of its edges.
+    pub(crate) fn children(&self, vertex: Vertex) -> impl Iterator<Item = Vertex> {
+        self.vertices.neighbors_directed(vertex, Outgoing)
+    }
+
+    /// A rule as slices have it.
+    pub(crate) fn as_rule(&self, vertex: Vertex) -> Option<Rule> {
+        let Content::Rule { action, any_peer } = self.vertices[vertex].content else { return None };
+        let (mut peers, mut ports) = (Vec::new(), None);
+        for edge in self.vertices.edges_directed(vertex, Outgoing) {
+            let id = self.vertices[edge.target()].id;
+            match edge.weight() {
+                Edge::Peers => peers.push(PeerSetId(id)),
+                Edge::Ports => ports = Some(PortSetId(id)),
+                Edge::Entry(_) => {}
+            }
+        }
+        peers.sort_unstable();
+        Some(Rule { action, peers: (!any_peer).then_some(peers), ports: ports? })
+    }
+
+    /// A ruleset as slices have it.
+    pub(crate) fn as_ruleset(&self, vertex: Vertex) -> Option<Ruleset> {
+        let Content::Ruleset { direction, isolated } = self.vertices[vertex].content else { return None };
+        let mut entries: Vec<Entry> = self
+            .vertices
+            .edges_directed(vertex, Outgoing)
+            .filter_map(|edge| match edge.weight() {
+                Edge::Entry(entry) => Some(*entry),
+                Edge::Peers | Edge::Ports => None,
+            })
+            .collect();
+        entries.sort_unstable();
+        Some(Ruleset { direction, isolated, entries })
+    }
+
+    /// How many vertices there are.
+    pub(crate) fn len(&self) -> usize {
+        self.vertices.node_count()
+    }
+}
+
+/// A hash over values with their lengths, so that no two lists of values read alike.
+struct Hash(Hasher);
+
+impl Hash {
+    fn new(kind: &[u8]) -> Self {
+        let mut hash = Hash(Hasher::new());
+        hash.bytes(kind);
+        hash
+    }
+
+    fn number(&mut self, n: u64) {
+        self.0.update(&n.to_le_bytes());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.update(bytes);
+    }
+
+    fn selector(&mut self, selector: &Selector) {
+        self.number(selector.requirements().count() as u64);
+        for requirement in selector.requirements() {
+            let (kind, key, values) = match requirement {
+                Requirement::In(key, values) => (0, key, Some(values)),
+                Requirement::NotIn(key, values) => (1, key, Some(values)),
+                Requirement::Exists(key) => (2, key, None),
+                Requirement::DoesNotExist(key) => (3, key, None),
+            };
+            self.number(kind);
+            self.bytes(key.as_bytes());
+            self.number(values.map_or(0, |v| v.len() as u64));
+            values.into_iter().flatten().for_each(|v| self.bytes(v.as_bytes()));
+        }
+    }
+
+    fn cidrs(&mut self, set: &CidrSet) {
+        self.number(set.v4.ranges().len() as u64);
+        for (first, last) in set.v4.ranges() {
+            self.0.update(&first.to_le_bytes());
+            self.0.update(&last.to_le_bytes());
+        }
+        self.number(set.v6.ranges().len() as u64);
+        for (first, last) in set.v6.ranges() {
+            self.0.update(&first.to_le_bytes());
+            self.0.update(&last.to_le_bytes());
+        }
+    }
+
+    fn finish(self) -> [u8; 16] {
+        let mut id = [0; 16];
+        id.copy_from_slice(&self.0.finalize().as_bytes()[..16]);
+        id
+    }
+}
+
+/// The identity of a peer set.
+pub fn peer_set_id(set: &PeerSet) -> PeerSetId {
+    let mut hash = Hash::new(b"peer set");
+    match set {
+        PeerSet::Pods { namespaces, pods } => {
+            hash.number(0);
+            hash.selector(namespaces);
+            hash.selector(pods);
+        }
+        PeerSet::Cidrs(set) => {
+            hash.number(1);
+            hash.cidrs(set);
+        }
+        PeerSet::Endpoints { namespaces, pods, within, name, protocol } => {
+            hash.number(2);
+            hash.selector(namespaces);
+            hash.selector(pods);
+            hash.number(within.is_some().into());
+            if let Some(within) = within {
+                hash.cidrs(within);
+            }
+            hash.bytes(name.as_bytes());
+            hash.number(*protocol as u64);
+        }
+    }
+    PeerSetId(hash.finish())
+}
+
+/// The identity of a port set.
+pub fn port_set_id(ports: &PortSet) -> PortSetId {
+    let mut hash = Hash::new(b"port set");
+    match ports {
+        PortSet::Any => hash.number(0),
+        PortSet::Ports(sets) => {
+            hash.number(1);
+            for set in sets {
+                hash.number(set.ranges().len() as u64);
+                for (first, last) in set.ranges() {
+                    hash.number(u64::from(*first) << 16 | u64::from(*last));
+                }
+            }
+        }
+    }
+    PortSetId(hash.finish())
+}
+
+/// The identity of a profile: the selections that have policies, and the pods' named ports.
+pub(crate) fn profile_id<'a>(
+    selections: impl IntoIterator<Item = &'a PeerSetId>,
+    ports: impl IntoIterator<Item = (&'a str, Protocol, u16)>,
+) -> ProfileId {
+    let mut hash = Hash::new(b"profile");
+    selections.into_iter().for_each(|s| hash.bytes(&s.0));
+    hash.bytes(b"ports");
+    for (name, protocol, port) in ports {
+        hash.bytes(name.as_bytes());
+        hash.number((protocol as u64) << 16 | u64::from(port));
+    }
+    ProfileId(hash.finish())
+}
+
+/// The identity of a ruleset vertex.
+pub(crate) fn ruleset_id(graph: &Graph, vertex: Vertex) -> RulesetId {
+    RulesetId(graph.id(vertex))
+}

@@ -1,0 +1,31 @@
+//! Compiles Kubernetes network policy into a rule graph, cut into one slice per node.
+//!
+//! ```text
+//!   Event ──> object ──> population   namespaces, pods, addresses; which selectors match whom
+//!                  └──> policy        a NetworkPolicy, read clause by clause; problems
+//!                         └─> lower ──> graph     Ruleset ─> Rule ─> PeerSet, PortSet (petgraph)
+//!                                          │
+//!   compiler: apply(events) ───────────────┴──> slice: SliceDelta per node ──> NodeSlice
+//!                                                                                 │
+//!                                         verdict: may this flow pass, and why <──┘
+//! ```
+//!
+//! There is one way in, [`Compiler::apply`], for the first object and for the millionth change.
+//! All is pure: no clock, no I/O; the same events in any order that sources can produce lead to
+//! the same slices. Statements cited as N41, U6 or T1 are in `docs/semantics.md`.
+
+pub mod cidr;
+mod compiler;
+mod graph;
+mod lower;
+pub mod object;
+pub mod policy;
+mod population;
+pub mod ports;
+pub mod ranges;
+pub mod selector;
+pub mod slice;
+pub mod verdict;
+
+pub use compiler::{Compiler, Counts, Deltas, Scope};
+pub use graph::{peer_set_id, port_set_id};

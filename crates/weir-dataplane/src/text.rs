@@ -1,0 +1,324 @@
+//! The text that `nft -f` reads, of a table or of a transaction.
+//!
+//! It is written from the kernel's own expressions, as `nft list ruleset` writes it, and loading
+//! it makes the same table.
+
+use std::fmt::{self, Display, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::model::{
+    Bytes, Chain, CmpOp, CtKey, Element, ElementData, Expr, Family, Field, Hook, HookPoint, LookupDest,
+    MetaKey, Op, PayloadBase, Rule, Set, SetData, SetDecl, Table, Transaction, Verdict,
+};
+
+impl Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::Inet => "inet",
+            Family::Bridge => "bridge",
+        })
+    }
+}
+
+impl Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Verdict::Accept => f.write_str("accept"),
+            Verdict::Drop => f.write_str("drop"),
+            Verdict::Return => f.write_str("return"),
+            Verdict::Jump(chain) => write!(f, "jump {chain}"),
+            Verdict::Goto(chain) => write!(f, "goto {chain}"),
+        }
+    }
+}
+
+/// As a file for `nft -f` that makes the table.
+impl Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "table {} {} {{", self.family, self.name)?;
+        for (name, set) in &self.sets {
+            write_set(f, name, set)?;
+        }
+        for (name, chain) in &self.chains {
+            write_chain(f, name, chain)?;
+        }
+        writeln!(f, "}}")
+    }
+}
+
+/// As a file for `nft -f` that does the same.
+impl Display for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let table = format!("{} {}", self.family, self.table);
+        for op in &self.ops {
+            match op {
+                Op::AddTable => writeln!(f, "add table {table}")?,
+                Op::DeleteTable => writeln!(f, "delete table {table}")?,
+                Op::AddSet { set, decl } => {
+                    writeln!(f, "add {} {table} {set} {{ {}}}", kind(decl), decl_text(decl, "; "))?;
+                }
+                Op::DeleteSet { set } => writeln!(f, "delete set {table} {set}")?,
+                Op::AddElements { set, decl, elements } => {
+                    writeln!(f, "add element {table} {set} {{ {} }}", join(decl, elements))?;
+                }
+                Op::DeleteElements { set, decl, elements } => {
+                    let keys = elements.iter().map(|(k, e)| key_text(decl, k, e.last.as_ref()));
+                    writeln!(
+                        f,
+                        "delete element {table} {set} {{ {} }}",
+                        keys.collect::<Vec<_>>().join(", ")
+                    )?;
+                }
+                Op::AddChain { chain, hook } => match hook {
+                    None => writeln!(f, "add chain {table} {chain}")?,
+                    Some(hook) => writeln!(f, "add chain {table} {chain} {{ {} }}", hook_text(hook))?,
+                },
+                Op::FlushChain { chain } => writeln!(f, "flush chain {table} {chain}")?,
+                Op::DeleteChain { chain } => writeln!(f, "delete chain {table} {chain}")?,
+                Op::AddRule { chain, rule } => writeln!(f, "add rule {table} {chain} {}", rule_text(rule))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&rule_text(self))
+    }
+}
+
+fn write_set(f: &mut fmt::Formatter<'_>, name: &str, set: &Set) -> fmt::Result {
+    writeln!(f, "\t{} {name} {{", kind(&set.decl))?;
+    writeln!(f, "\t\t{}", decl_text(&set.decl, "\n\t\t").trim_end())?;
+    if !set.elements.is_empty() {
+        let elements: Vec<String> = set.elements.iter().map(|(k, e)| element_text(&set.decl, k, e)).collect();
+        writeln!(f, "\t\telements = {{ {} }}", elements.join(",\n\t\t\t     "))?;
+    }
+    writeln!(f, "\t}}\n")
+}
+
+fn write_chain(f: &mut fmt::Formatter<'_>, name: &str, chain: &Chain) -> fmt::Result {
+    writeln!(f, "\tchain {name} {{")?;
+    if let Some(hook) = &chain.hook {
+        writeln!(f, "\t\t{}", hook_text(hook))?;
+    }
+    for rule in &chain.rules {
+        writeln!(f, "\t\t{}", rule_text(rule))?;
+    }
+    writeln!(f, "\t}}\n")
+}
+
+fn kind(decl: &SetDecl) -> &'static str {
+    if decl.data.is_some() { "map" } else { "set" }
+}
+
+fn decl_text(decl: &SetDecl, separator: &str) -> String {
+    let key: Vec<&str> = decl.key.iter().map(|f| f.type_name()).collect();
+    let mut text = format!("type {}", key.join(" . "));
+    match decl.data {
+        Some(SetData::Verdict) => text.push_str(" : verdict"),
+        Some(SetData::Value(field)) => drop(write!(text, " : {}", field.type_name())),
+        None => {}
+    }
+    text.push_str(separator);
+    let flags: Vec<&str> = [(decl.constant, "constant"), (decl.interval, "interval")]
+        .into_iter()
+        .filter_map(|(set, name)| set.then_some(name))
+        .collect();
+    if !flags.is_empty() {
+        let _ = write!(text, "flags {}{separator}", flags.join(","));
+    }
+    text
+}
+
+fn hook_text(hook: &Hook) -> String {
+    let point = match hook.point {
+        HookPoint::Prerouting => "prerouting",
+        HookPoint::Input => "input",
+        HookPoint::Forward => "forward",
+        HookPoint::Output => "output",
+        HookPoint::Postrouting => "postrouting",
+        HookPoint::Foreign(number) => return format!("# a base chain of another kind, at hook {number}"),
+    };
+    format!("type filter hook {point} priority {}; policy accept;", hook.priority)
+}
+
+fn join(decl: &SetDecl, elements: &[(Bytes, Element)]) -> String {
+    elements.iter().map(|(k, e)| element_text(decl, k, e)).collect::<Vec<_>>().join(", ")
+}
+
+fn element_text(decl: &SetDecl, key: &Bytes, element: &Element) -> String {
+    let mut text = key_text(decl, key, element.last.as_ref());
+    if let Some(comment) = &element.comment {
+        let _ = write!(text, " comment {}", quoted(comment));
+    }
+    match (&element.data, decl.data) {
+        (Some(ElementData::Verdict(verdict)), _) => drop(write!(text, " : {verdict}")),
+        (Some(ElementData::Value(value)), Some(SetData::Value(field))) => {
+            let _ = write!(text, " : {}", field_text(field, value));
+        }
+        _ => {}
+    }
+    text
+}
+
+fn key_text(decl: &SetDecl, key: &[u8], last: Option<&Bytes>) -> String {
+    let mut parts = Vec::with_capacity(decl.key.len());
+    let mut at = 0;
+    for field in &decl.key {
+        let part = |bytes: &[u8]| field_text(*field, &bytes[at..at + field.len()]);
+        let first = part(key);
+        let last = last.map(|l| part(l)).filter(|l| *l != first);
+        parts.push(match last {
+            Some(last) => format!("{first}-{last}"),
+            None => first,
+        });
+        at += field.len().next_multiple_of(4);
+    }
+    parts.join(" . ")
+}
+
+fn field_text(field: Field, bytes: &[u8]) -> String {
+    let number = || bytes.iter().fold(0u128, |n, b| n << 8 | u128::from(*b));
+    match field {
+        Field::Ipv4 => Ipv4Addr::from_bits(number() as u32).to_string(),
+        Field::Ipv6 => Ipv6Addr::from_bits(number()).to_string(),
+        Field::Proto => protocol_text(number() as u8),
+        Field::Port => number().to_string(),
+        Field::Mark => bytes.try_into().map_or(0, u32::from_ne_bytes).to_string(),
+        Field::IfName => quoted(&name_text(bytes)),
+        Field::Foreign(_) => "?".to_owned(),
+    }
+}
+
+fn protocol_text(number: u8) -> String {
+    match number {
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        58 => "ipv6-icmp".to_owned(),
+        132 => "sctp".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn name_text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+/// A string of nft's, which knows no escapes: what would end it is replaced.
+fn quoted(text: &str) -> String {
+    let safe: String = text.chars().map(|c| if c == '"' || c.is_control() { '?' } else { c }).collect();
+    format!("\"{safe}\"")
+}
+
+/// What a register holds, as nft calls it.
+#[derive(Clone)]
+enum Loaded {
+    Name(&'static str, Option<Field>),
+    /// `ct state`, masked.
+    Bits(Bytes),
+}
+
+fn rule_text(rule: &Rule) -> String {
+    let mut registers: [Option<Loaded>; 16] = Default::default();
+    let mut words: Vec<String> = Vec::new();
+    for expr in &rule.exprs {
+        match expr {
+            Expr::Meta { key, dreg } => {
+                let (name, field) = match key {
+                    MetaKey::IifName => ("iifname", Some(Field::IfName)),
+                    MetaKey::OifName => ("oifname", Some(Field::IfName)),
+                    MetaKey::NfProto => ("meta nfproto", None),
+                    MetaKey::L4Proto => ("meta l4proto", Some(Field::Proto)),
+                };
+                registers[usize::from(dreg.0)] = Some(Loaded::Name(name, field));
+            }
+            Expr::Payload { base, offset, len, dreg } => {
+                let (name, field) = match (base, offset, len) {
+                    (PayloadBase::Network, 12, 4) => ("ip saddr", Some(Field::Ipv4)),
+                    (PayloadBase::Network, 16, 4) => ("ip daddr", Some(Field::Ipv4)),
+                    (PayloadBase::Network, 8, 16) => ("ip6 saddr", Some(Field::Ipv6)),
+                    (PayloadBase::Network, 24, 16) => ("ip6 daddr", Some(Field::Ipv6)),
+                    (PayloadBase::Transport, 2, 2) => ("th dport", Some(Field::Port)),
+                    (PayloadBase::Transport, 0, 1) => ("icmpv6 type", None),
+                    _ => ("# payload", None),
+                };
+                registers[usize::from(dreg.0)] = Some(Loaded::Name(name, field));
+            }
+            Expr::Ct { key, dreg } => {
+                let name = match key {
+                    CtKey::State => "ct state",
+                    CtKey::Mark => "ct mark",
+                };
+                registers[usize::from(dreg.0)] = Some(Loaded::Name(name, Some(Field::Mark)));
+            }
+            Expr::Bitwise { dreg, mask, .. } => {
+                registers[usize::from(dreg.0)] = Some(Loaded::Bits(mask.clone()));
+            }
+            Expr::Cmp { sreg, op, value } => {
+                words.push(compared(registers[usize::from(sreg.0)].as_ref(), *op, value));
+            }
+            Expr::Range { sreg, negate, from, to } => {
+                let (name, field) = named(registers[usize::from(sreg.0)].as_ref());
+                let op = if *negate { "!= " } else { "" };
+                words.push(format!("{name} {op}{}-{}", value_text(field, from), value_text(field, to)));
+            }
+            Expr::Lookup { set, sreg, dest, negate } => {
+                let from = usize::from(sreg.0);
+                let fields: Vec<&str> =
+                    registers[from..].iter().flatten().map(|l| named(Some(l)).0).collect();
+                let op = match (dest, negate) {
+                    (Some(LookupDest::Verdict), _) => "vmap ",
+                    (Some(LookupDest::Data(_)), _) => "map ",
+                    (None, true) => "!= ",
+                    (None, false) => "",
+                };
+                words.push(format!("{} {op}@{set}", fields.join(" . ")));
+            }
+            Expr::Verdict(verdict) => words.push(verdict.to_string()),
+            Expr::Foreign(name) => words.push(format!("# {name}")),
+        }
+        // what was loaded for one match is not part of the key of the next
+        if matches!(expr, Expr::Cmp { .. } | Expr::Range { .. } | Expr::Lookup { .. }) {
+            registers = Default::default();
+        }
+    }
+    if let Some(comment) = &rule.comment {
+        words.push(format!("comment {}", quoted(comment)));
+    }
+    words.join(" ")
+}
+
+fn named(loaded: Option<&Loaded>) -> (&'static str, Option<Field>) {
+    match loaded {
+        Some(Loaded::Name(name, field)) => (name, *field),
+        Some(Loaded::Bits(_)) => ("ct state", None),
+        None => ("# nothing", None),
+    }
+}
+
+fn compared(loaded: Option<&Loaded>, op: CmpOp, value: &Bytes) -> String {
+    if let Some(Loaded::Bits(mask)) = loaded {
+        let bits = mask.as_slice().try_into().map_or(0, u32::from_ne_bytes);
+        let names = [(1, "invalid"), (2, "established"), (4, "related"), (8, "new"), (64, "untracked")];
+        let names: Vec<&str> = names.into_iter().filter(|(bit, _)| bits & bit != 0).map(|(_, n)| n).collect();
+        // (state & mask) != 0 is what nft writes for: one of these
+        return format!("ct state {}", names.join(","));
+    }
+    let (name, field) = named(loaded);
+    let op = if op == CmpOp::Neq { "!= " } else { "" };
+    if name == "meta nfproto" {
+        let family = if value.as_slice() == [2] { "ipv4" } else { "ipv6" };
+        return format!("{name} {op}{family}");
+    }
+    format!("{name} {op}{}", value_text(field, value))
+}
+
+fn value_text(field: Option<Field>, value: &[u8]) -> String {
+    match field {
+        Some(field) => field_text(field, value),
+        None => value.iter().fold(0u128, |n, b| n << 8 | u128::from(*b)).to_string(),
+    }
+}

@@ -1,0 +1,138 @@
+//! A packet's way through a table, expression by expression.
+#![allow(unreachable_pub, reason = "each test binary is a crate of its own")]
+
+use std::net::IpAddr;
+
+use weir_dataplane::model::{
+    Bytes, CmpOp, CtKey, ElementData, Expr, LookupDest, MetaKey, PayloadBase, Rule, Table, Verdict,
+};
+
+/// The first packet of a connection.
+#[derive(Debug, Clone)]
+pub struct Packet {
+    pub iif: String,
+    pub oif: String,
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub protocol: u8,
+    pub port: u16,
+}
+
+/// Whether a base chain lets it pass.
+pub fn passes(table: &Table, chain: &str, packet: &Packet) -> bool {
+    // the policy of base chains is accept
+    !matches!(walk(table, chain, packet, 0), Some(Verdict::Drop))
+}
+
+fn walk(table: &Table, chain: &str, packet: &Packet, depth: usize) -> Option<Verdict> {
+    assert!(depth < 16, "the kernel allows 16 jumps");
+    for rule in &table.chains[chain].rules {
+        match evaluate(table, rule, packet) {
+            None => {}
+            Some(Verdict::Return) => return None,
+            Some(Verdict::Jump(next)) => match walk(table, &next, packet, depth + 1) {
+                None => {}
+                end => return end,
+            },
+            Some(Verdict::Goto(next)) => return walk(table, &next, packet, depth + 1),
+            end => return end,
+        }
+    }
+    None
+}
+
+fn evaluate(table: &Table, rule: &Rule, packet: &Packet) -> Option<Verdict> {
+    let mut registers = [0u8; 64];
+    let v4 = packet.source.is_ipv4();
+    for expr in &rule.exprs {
+        match expr {
+            Expr::Meta { key, dreg } => {
+                let value = match key {
+                    MetaKey::IifName => name(&packet.iif),
+                    MetaKey::OifName => name(&packet.oif),
+                    MetaKey::NfProto => vec![if v4 { 2 } else { 10 }],
+                    MetaKey::L4Proto => vec![packet.protocol],
+                };
+                load(&mut registers, dreg.0, &value);
+            }
+            Expr::Payload { base, offset, len, dreg } => {
+                let bytes = |a: IpAddr| match a {
+                    IpAddr::V4(a) => a.octets().to_vec(),
+                    IpAddr::V6(a) => a.octets().to_vec(),
+                };
+                let value = match (base, offset, len, v4) {
+                    (PayloadBase::Network, 12, 4, true) | (PayloadBase::Network, 8, 16, false) => {
+                        bytes(packet.source)
+                    }
+                    (PayloadBase::Network, 16, 4, true) | (PayloadBase::Network, 24, 16, false) => {
+                        bytes(packet.destination)
+                    }
+                    (PayloadBase::Transport, 2, 2, _) => packet.port.to_be_bytes().to_vec(),
+                    (PayloadBase::Transport, 0, 1, _) => vec![128],
+                    other => panic!("reads {other:?} of a packet of the other family"),
+                };
+                load(&mut registers, dreg.0, &value);
+            }
+            Expr::Ct { key: CtKey::State, dreg } => load(&mut registers, dreg.0, &8u32.to_ne_bytes()),
+            Expr::Bitwise { sreg, dreg, mask, xor } => {
+                let from = usize::from(sreg.0) * 4;
+                let masked: Vec<u8> =
+                    (0..mask.len()).map(|i| registers[from + i] & mask[i] ^ xor[i]).collect();
+                load(&mut registers, dreg.0, &masked);
+            }
+            Expr::Cmp { sreg, op, value } => {
+                let equal = read(&registers, sreg.0, value.len()) == value.as_slice();
+                if equal != (*op == CmpOp::Eq) {
+                    return None;
+                }
+            }
+            Expr::Range { sreg, negate, from, to } => {
+                let value = read(&registers, sreg.0, from.len());
+                if (from.as_slice() <= value && value <= to.as_slice()) == *negate {
+                    return None;
+                }
+            }
+            Expr::Lookup { set, sreg, dest, negate } => {
+                let set = &table.sets[set];
+                let key = Bytes::from_slice(read(&registers, sreg.0, set.decl.key_len()));
+                let found = match set.decl.interval {
+                    false => set.elements.get(&key),
+                    true => {
+                        let before = set.elements.range(..=key.clone()).next_back();
+                        before.filter(|(_, e)| e.last.as_ref().unwrap() >= &key).map(|(_, e)| e)
+                    }
+                };
+                match (dest, found) {
+                    (None, found) if found.is_some() == *negate => return None,
+                    (None, _) => {}
+                    (Some(LookupDest::Verdict), Some(element)) => match &element.data {
+                        Some(ElementData::Verdict(verdict)) => return Some(verdict.clone()),
+                        other => panic!("a verdict map gives {other:?}"),
+                    },
+                    (Some(_), None) => return None,
+                    (Some(LookupDest::Data(_)), _) => panic!("no such maps yet"),
+                }
+            }
+            Expr::Verdict(verdict) => return Some(verdict.clone()),
+            other => panic!("{other:?} is not written by the planner"),
+        }
+    }
+    None
+}
+
+fn name(text: &str) -> Vec<u8> {
+    let mut bytes = text.as_bytes().to_vec();
+    bytes.resize(16, 0);
+    bytes
+}
+
+fn load(registers: &mut [u8; 64], word: u8, value: &[u8]) {
+    let at = usize::from(word) * 4;
+    let padded = value.len().next_multiple_of(4);
+    registers[at..at + padded].fill(0);
+    registers[at..at + value.len()].copy_from_slice(value);
+}
+
+fn read(registers: &[u8; 64], word: u8, len: usize) -> &[u8] {
+    &registers[usize::from(word) * 4..][..len]
+}

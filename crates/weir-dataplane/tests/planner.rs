@@ -1,0 +1,192 @@
+//! What the planner writes is what the policies mean, however it came to it.
+
+mod common;
+#[path = "../../weir-compiler/tests/common/mod.rs"]
+mod world;
+
+use std::net::IpAddr;
+
+use common::{Packet, passes};
+use proptest::prelude::*;
+use weir_compiler::object::{Event, ObjectKey, Pod, Protocol};
+use weir_compiler::{Compiler, Scope};
+use weir_dataplane::model::Table;
+use weir_dataplane::{Attachment, Attachments, Planner, difference, fake};
+use world::{NODES, World, addresses, batches};
+
+/// How the pods of a node are attached: by the parity of each bit of the seed, so that it changes
+/// from batch to batch. Pods on a bridge share `cni0`.
+fn attachments(planner: &Planner, seed: u64) -> Attachments {
+    let mut all = Attachments::new();
+    for (i, (key, pod)) in planner.slice().pods.iter().enumerate() {
+        for address in &pod.addresses {
+            let attachment = match seed >> (2 * i % 62) & 3 {
+                0 => continue,
+                1 => Attachment::Shared("cni0".into()),
+                _ => Attachment::Own(interface(key)),
+            };
+            all.insert(*address, attachment);
+        }
+    }
+    all
+}
+
+fn interface(key: &ObjectKey) -> String {
+    format!("veth{}{}", key.namespace, key.name)
+}
+
+fn fresh(compiler: &Compiler, node: &str, seed: u64) -> Planner {
+    let mut planner = Planner::new();
+    planner.update(&compiler.snapshot(node).changes);
+    planner.attach(attachments(&planner, seed));
+    planner
+}
+
+fn apply(kernel: &mut Option<Table>, planner: &mut Planner) {
+    if let Some(transaction) = planner.take() {
+        fake::apply(kernel, &transaction).unwrap_or_else(|why| panic!("{why}\n{transaction}"));
+    }
+}
+
+proptest! {
+    #![proptest_config(world::cases(200))]
+
+    #[test]
+    fn changes_and_comparisons_lead_to_the_same_table(
+        batches in batches(10),
+        seeds in proptest::collection::vec(any::<u64>(), 10),
+    ) {
+        let node = "n1";
+        let mut compiler = Compiler::new(Scope::Node(node.into()));
+        let mut planner = Planner::new();
+        let mut kernel: Option<Table> = None;
+        let first = difference(None, planner.table()).unwrap();
+        fake::apply(&mut kernel, &first).unwrap();
+        let mut seen = vec![planner.table().clone()];
+        let mut world = World::default();
+        for (batch, seed) in batches.into_iter().zip(seeds) {
+            batch.iter().for_each(|e| world.apply(e));
+            for delta in compiler.apply(batch).slices {
+                planner.update(&delta.changes);
+            }
+            planner.attach(attachments(&planner, seed));
+            apply(&mut kernel, &mut planner);
+            prop_assert_eq!(kernel.as_ref(), Some(planner.table()), "changes");
+            let from_scratch = fresh(&compiler, node, seed);
+            prop_assert_eq!(planner.table(), from_scratch.table(), "from scratch");
+            prop_assert_eq!(difference(kernel.as_ref(), planner.table()), None);
+            // from any state that the kernel was in, and from none
+            for earlier in seen.iter().cloned().map(Some).chain([None]) {
+                let mut kernel = earlier;
+                if let Some(transaction) = difference(kernel.as_ref(), planner.table()) {
+                    fake::apply(&mut kernel, &transaction).unwrap_or_else(|why| panic!("{why}\n{transaction}"));
+                }
+                prop_assert_eq!(kernel.as_ref(), Some(planner.table()), "comparison");
+            }
+            seen.push(planner.table().clone());
+        }
+        let gone: Vec<Event> = world.pods.into_keys().map(Event::PodGone).collect();
+        for delta in compiler.apply(gone).slices {
+            planner.update(&delta.changes);
+        }
+        apply(&mut kernel, &mut planner);
+        let empty = Planner::new();
+        prop_assert_eq!(kernel.as_ref(), Some(empty.table()), "nothing is left");
+    }
+
+    #[test]
+    fn packets_pass_as_the_naive_model_says(batches in batches(10), seed: u64) {
+        let mut compiler = Compiler::new(Scope::AllNodes);
+        let mut world = World::default();
+        for batch in batches {
+            batch.iter().for_each(|e| world.apply(e));
+            compiler.apply(batch);
+        }
+        for node in NODES {
+            let planner = fresh(&compiler, node, seed);
+            let attached = attachments(&planner, seed);
+            let here = |address: IpAddr| -> Option<&Pod> {
+                world.owner(address).filter(|p| planner.slice().pods.contains_key(&p.key))
+            };
+            let interface = |address: IpAddr| match (here(address), attached.get(&address)) {
+                (None, _) => "eth0".to_owned(),
+                (Some(_), Some(attachment)) => attachment.interface().to_owned(),
+                (Some(_), None) => "cni1".to_owned(),
+            };
+            for source in addresses() {
+                for destination in addresses().filter(|d| d.is_ipv4() == source.is_ipv4()) {
+                    let same = here(source).is_some() && here(source).map(|p| &p.key) == here(destination).map(|p| &p.key);
+                    if source == destination || (same && !attached.contains_key(&source)) {
+                        continue; // such a packet shows itself by its interface only
+                    }
+                    for (protocol, port) in [
+                        (Protocol::Tcp, 80u16), (Protocol::Udp, 80), (Protocol::Sctp, 81), (Protocol::Tcp, 79),
+                        (Protocol::Udp, 83), (Protocol::Tcp, 9),
+                    ] {
+                        let packet = Packet {
+                            iif: interface(source),
+                            oif: interface(destination),
+                            source,
+                            destination,
+                            protocol: protocol.number(),
+                            port,
+                        };
+                        let egress = here(source).is_none_or(|p| world.allows(p, false, destination, protocol, port));
+                        let ingress = here(destination).is_none_or(|p| world.allows(p, true, source, protocol, port));
+                        prop_assert_eq!(
+                            passes(planner.table(), "forward", &packet), egress && ingress,
+                            "{:?}\n{}", packet, planner.table()
+                        );
+                        if !same {
+                            prop_assert_eq!(passes(planner.table(), "input", &packet), egress, "to the node: {:?}", packet);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// U3: a packet that a Service sent back to its sender.
+#[test]
+fn u3_a_pod_reaches_itself_through_a_service() {
+    let pod = Pod {
+        key: ObjectKey::new("a", "p"),
+        uid: String::new(),
+        labels: Default::default(),
+        node: Some("n".into()),
+        ips: vec!["10.0.0.1".parse().unwrap()],
+        host_network: false,
+        finished: false,
+        terminating: false,
+        created: 0,
+        ports: vec![],
+    };
+    let deny = weir_compiler::object::Policy {
+        namespace: "a".into(),
+        name: "deny".into(),
+        spec: weir_compiler::object::PolicySpec {
+            policy_types: vec!["Ingress".into(), "Egress".into()],
+            ..Default::default()
+        },
+    };
+    let mut compiler = Compiler::new(Scope::AllNodes);
+    compiler.apply([Event::Pod(pod), Event::Policy(deny)]);
+    for attachment in [Attachment::Own("veth0".into()), Attachment::Shared("cni0".into())] {
+        let mut planner = Planner::new();
+        planner.update(&compiler.snapshot("n").changes);
+        planner.attach([("10.0.0.1".parse().unwrap(), attachment.clone())].into());
+        let packet = |iif: &str, source: &str| Packet {
+            iif: iif.into(),
+            oif: attachment.interface().into(),
+            source: source.parse().unwrap(),
+            destination: "10.0.0.1".parse().unwrap(),
+            protocol: 6,
+            port: 80,
+        };
+        assert!(passes(planner.table(), "forward", &packet(attachment.interface(), "10.0.0.1")));
+        // not another pod that borrows the address
+        assert!(!passes(planner.table(), "forward", &packet("eth0", "10.0.0.1")));
+        assert!(!passes(planner.table(), "forward", &packet(attachment.interface(), "10.0.0.2")));
+    }
+}

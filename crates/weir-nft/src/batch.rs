@@ -1,0 +1,290 @@
+//! A transaction as one batch of messages, and the way back from a message to what it is about.
+
+use std::collections::HashMap;
+
+use weir_dataplane::model::{Op, SetDecl, Transaction};
+
+use crate::elements::{self, ELEMENT_ROOM, For};
+use crate::error::ApplyError;
+use crate::ffi::{Chain, Head, Name, Scratch, Set, Table, Unfit};
+use crate::wire::{
+    BATCH_BEGIN, BATCH_END, BATCH_GENID, F_ACK, F_APPEND, F_CREATE, F_EXCL, HEADERS, Kind, SUBSYS_NFTABLES,
+    attrs, begin_message, begin_nest, end_message, end_nest, put,
+};
+use crate::{decl, kernel, rules, text};
+
+/// `NFTA_SET_ELEM_LIST_*`
+const LIST_TABLE: u16 = 1;
+const LIST_SET: u16 = 2;
+const LIST_ELEMENTS: u16 = 3;
+
+/// A list of elements is one attribute, whose length has 16 bits.
+const LIST_ROOM: usize = 60_000;
+
+/// A message: which step of the transaction, where it starts, and which of the step's elements it has.
+struct Mark {
+    op: usize,
+    start: usize,
+    elements: std::ops::Range<usize>,
+}
+
+/// Bytes to send.
+pub(crate) struct Batch<'a> {
+    transaction: &'a Transaction,
+    pub(crate) bytes: Vec<u8>,
+    /// Sequence number of `BATCH_BEGIN`; each message has the next one.
+    first_seq: u32,
+    marks: Vec<Mark>,
+}
+
+/// At most so many messages are in the batch of a transaction.
+pub(crate) fn most_messages(transaction: &Transaction) -> u32 {
+    let of = |op: &Op| match op {
+        Op::AddElements { elements, .. } | Op::DeleteElements { elements, .. } => elements.len(),
+        _ => 1,
+    };
+    2 + transaction.ops.iter().map(of).sum::<usize>() as u32
+}
+
+impl<'a> Batch<'a> {
+    /// Writes the messages. With a generation, the kernel takes the batch only in that one.
+    pub(crate) fn new(
+        transaction: &'a Transaction,
+        generation: Option<u32>,
+        first_seq: u32,
+    ) -> Result<Batch<'a>, ApplyError> {
+        let mut batch = Batch {
+            transaction,
+            bytes: Vec::with_capacity(64 * most_messages(transaction) as usize),
+            first_seq,
+            marks: Vec::with_capacity(transaction.ops.len()),
+        };
+        let begin = begin_message(&mut batch.bytes, BATCH_BEGIN, 0, first_seq, 0, SUBSYS_NFTABLES);
+        if let Some(generation) = generation {
+            put(&mut batch.bytes, BATCH_GENID, &generation.to_be_bytes());
+        }
+        end_message(&mut batch.bytes, begin);
+
+        let mut scratch = Scratch::new();
+        let sizes = sizes(transaction);
+        for op in 0..transaction.ops.len() {
+            batch.push_op(op, &sizes, &mut scratch).map_err(|unfit| ApplyError::Invalid {
+                object: batch.describe(op),
+                reason: unfit.to_string(),
+            })?;
+        }
+
+        // One acknowledgement is enough: the kernel sends it once all has been committed, and it reports
+        // errors without being asked. One for each message would overflow the receive buffer.
+        if let Some(last) = batch.marks.last() {
+            let flags = last.start + 6;
+            let asked = u16::from_ne_bytes([batch.bytes[flags], batch.bytes[flags + 1]]) | F_ACK;
+            batch.bytes[flags..flags + 2].copy_from_slice(&asked.to_ne_bytes());
+        }
+        let seq = batch.next_seq();
+        let end = begin_message(&mut batch.bytes, BATCH_END, 0, seq, 0, SUBSYS_NFTABLES);
+        end_message(&mut batch.bytes, end);
+        Ok(batch)
+    }
+
+    fn next_seq(&self) -> u32 {
+        self.first_seq + 1 + self.marks.len() as u32
+    }
+
+    /// The sequence numbers of the batch.
+    pub(crate) fn seqs(&self) -> std::ops::RangeInclusive<u32> {
+        self.first_seq..=self.next_seq()
+    }
+
+    /// The sequence number of the message that is acknowledged.
+    pub(crate) fn last_seq(&self) -> u32 {
+        self.next_seq() - 1
+    }
+
+    fn push_op(&mut self, op: usize, sizes: &HashMap<&str, u32>, scratch: &mut Scratch) -> Result<(), Unfit> {
+        let transaction = self.transaction;
+        let family = kernel::family(transaction.family);
+        let table = Name::new(&transaction.table)?;
+        let head = |kind, flags| Head { kind, family, flags, seq: self.next_seq() };
+        let create = F_CREATE | F_EXCL;
+        match &transaction.ops[op] {
+            Op::AddTable => {
+                let message = Table::new(&table).message(scratch, head(Kind::NewTable, F_CREATE));
+                self.push(op, message);
+            }
+            Op::DeleteTable => {
+                let message = Table::new(&table).message(scratch, head(Kind::DelTable, 0));
+                self.push(op, message);
+            }
+            Op::AddSet { set, decl } => {
+                let size = if decl.constant && !decl.interval { sizes.get(set.as_str()) } else { None };
+                let id = op as u32 + 1;
+                let set = decl::encode(&table, &Name::new(set)?, decl, id, size.copied())?;
+                self.push(op, set.message(scratch, head(Kind::NewSet, create)));
+            }
+            Op::DeleteSet { set } => {
+                let set = Set::new(&table, &Name::new(set)?);
+                self.push(op, set.message(scratch, head(Kind::DelSet, 0)));
+            }
+            Op::AddElements { set, decl, elements } => {
+                let set = Name::new(set)?;
+                self.push_elements(op, family, &table, &set, decl, elements, For::Add)?;
+            }
+            Op::DeleteElements { set, decl, elements } => {
+                let set = Name::new(set)?;
+                self.push_elements(op, family, &table, &set, decl, elements, For::Delete)?;
+            }
+            Op::AddChain { chain, hook } => {
+                let mut chain = Chain::new(&table, &Name::new(chain)?);
+                if let Some(hook) = hook {
+                    chain.hook(kernel::hook(hook.point).ok_or(Unfit::Foreign)?, hook.priority);
+                }
+                self.push(op, chain.message(scratch, head(Kind::NewChain, create)));
+            }
+            // The deletion of a chain's rules without saying which.
+            Op::FlushChain { chain } => {
+                let rules = crate::ffi::Rule::new(&table, &Name::new(chain)?);
+                self.push(op, rules.message(scratch, head(Kind::DelRule, 0)));
+            }
+            Op::DeleteChain { chain } => {
+                let chain = Chain::new(&table, &Name::new(chain)?);
+                self.push(op, chain.message(scratch, head(Kind::DelChain, 0)));
+            }
+            Op::AddRule { chain, rule } => {
+                let rule = rules::encode(&table, &Name::new(chain)?, rule)?;
+                self.push(op, rule.message(scratch, head(Kind::NewRule, F_CREATE | F_APPEND)));
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, op: usize, message: &[u8]) {
+        self.marks.push(Mark { op, start: self.bytes.len(), elements: 0..0 });
+        self.bytes.extend_from_slice(message);
+    }
+
+    /// As many messages as it takes.
+    #[allow(clippy::too_many_arguments, reason = "one caller, which has taken an Op apart")]
+    fn push_elements(
+        &mut self,
+        op: usize,
+        family: u8,
+        table: &Name,
+        set: &Name,
+        decl: &SetDecl,
+        elements: &[(weir_dataplane::model::Bytes, weir_dataplane::model::Element)],
+        purpose: For,
+    ) -> Result<(), Unfit> {
+        decl::check(decl)?;
+        let (kind, flags) = match purpose {
+            For::Add => (Kind::NewSetElem, F_CREATE | F_EXCL),
+            For::Delete => (Kind::DelSetElem, 0),
+        };
+        let mut at = 0;
+        while at < elements.len() {
+            let seq = self.next_seq();
+            let start = begin_message(&mut self.bytes, kind.message_type(), flags, seq, family, 0);
+            put(&mut self.bytes, LIST_TABLE, table.bytes());
+            put(&mut self.bytes, LIST_SET, set.bytes());
+            let list = begin_nest(&mut self.bytes, LIST_ELEMENTS);
+            let first = at;
+            while at < elements.len() && self.bytes.len() - list < LIST_ROOM - ELEMENT_ROOM {
+                let (key, element) = &elements[at];
+                elements::encode(&mut self.bytes, decl, key, element, purpose)?;
+                at += 1;
+            }
+            end_nest(&mut self.bytes, list);
+            end_message(&mut self.bytes, start);
+            self.marks.push(Mark { op, start, elements: first..at });
+        }
+        Ok(())
+    }
+
+    /// What the message with this sequence number does; `offset` is where in the message the error is.
+    pub(crate) fn object(&self, seq: u32, offset: Option<usize>) -> String {
+        let place = seq.checked_sub(self.first_seq + 1).map(|place| place as usize);
+        let Some(mark) = place.and_then(|place| self.marks.get(place)) else {
+            return format!("commit {} steps on {}", self.transaction.ops.len(), self.table());
+        };
+        let (verb, preposition, set, decl, elements) = match &self.transaction.ops[mark.op] {
+            Op::AddElements { set, decl, elements } => ("add", "to", set, decl, elements),
+            Op::DeleteElements { set, decl, elements } => ("delete", "from", set, decl, elements),
+            _ => return self.describe(mark.op),
+        };
+        let key = |key: &[u8]| text::key(decl, key);
+        let which = match (self.element_at(mark, offset), &elements[mark.elements.clone()]) {
+            (Some(found), _) => format!("element {}", key(found)),
+            (None, [one]) => format!("element {}", key(&one.0)),
+            (None, [first, .., last]) => format!(
+                "one of the {} elements from {} to {}",
+                mark.elements.len(),
+                key(&first.0),
+                key(&last.0)
+            ),
+            (None, []) => "elements".into(),
+        };
+        format!("{verb} {which} {preposition} {} in {}", set_name(set, decl), self.table())
+    }
+
+    /// The key of the element whose attribute is at `offset` in the message.
+    fn element_at(&self, mark: &Mark, offset: Option<usize>) -> Option<&[u8]> {
+        let message = &self.bytes[mark.start..];
+        let len = crate::wire::u32_at(message, 0)? as usize;
+        let message = &message[..len];
+        // The element's attribute begins four bytes before its value.
+        let wanted = message.as_ptr() as usize + offset? + 4;
+        let list = attrs(message.get(HEADERS..)?).value_of(LIST_ELEMENTS)?;
+        let (_, element) = attrs(list).find(|(_, element)| element.as_ptr() as usize == wanted)?;
+        elements::key_of(element)
+    }
+
+    fn table(&self) -> String {
+        format!("table {} {}", kernel::family_name(self.transaction.family), self.transaction.table)
+    }
+
+    /// A step in words, to follow "cannot" or to be followed by what is wrong.
+    fn describe(&self, op: usize) -> String {
+        let table = self.table();
+        match &self.transaction.ops[op] {
+            Op::AddTable => format!("add {table}"),
+            Op::DeleteTable => format!("delete {table}"),
+            Op::AddSet { set, decl } => format!("add {} to {table}", set_name(set, decl)),
+            Op::DeleteSet { set } => format!("delete set {set} from {table}"),
+            Op::AddElements { set, decl, elements } => {
+                format!("add {} elements to {} in {table}", elements.len(), set_name(set, decl))
+            }
+            Op::DeleteElements { set, decl, elements } => {
+                format!("delete {} elements from {} in {table}", elements.len(), set_name(set, decl))
+            }
+            Op::AddChain { chain, hook: None } => format!("add chain {chain} to {table}"),
+            Op::AddChain { chain, hook: Some(hook) } => {
+                format!("add chain {chain} at hook {:?} to {table}", hook.point)
+            }
+            Op::FlushChain { chain } => format!("flush chain {chain} in {table}"),
+            Op::DeleteChain { chain } => format!("delete chain {chain} from {table}"),
+            Op::AddRule { chain, rule } => {
+                let same = |op: &&Op| matches!(op, Op::AddRule { chain: other, .. } if other == chain);
+                let number = self.transaction.ops[..=op].iter().filter(same).count();
+                let comment = rule.comment.as_ref().map(|c| format!(" ({c:?})")).unwrap_or_default();
+                format!("add rule {number}{comment} to chain {chain} in {table}")
+            }
+        }
+    }
+}
+
+fn set_name(set: &str, decl: &SetDecl) -> String {
+    format!("{} {set}", if decl.data.is_some() { "map" } else { "set" })
+}
+
+/// How many elements the transaction adds to each set.
+fn sizes(transaction: &Transaction) -> HashMap<&str, u32> {
+    let mut sizes = HashMap::new();
+    for op in &transaction.ops {
+        if let Op::AddElements { set, elements, .. } = op
+            && !elements.is_empty()
+        {
+            *sizes.entry(set.as_str()).or_default() += elements.len() as u32;
+        }
+    }
+    sizes
+}

@@ -1,0 +1,91 @@
+//! Who changed the ruleset, and when.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use crate::error::OpenError;
+use crate::socket::{Received, Socket};
+use crate::wire::{self, Kind, be32, string};
+
+/// `NFNLGRP_NFTABLES` as a bit.
+const GROUP: u32 = 1 << (7 - 1);
+
+/// A commit by whomever.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// The generation that it made.
+    pub generation: u32,
+    /// The netlink address of the socket that it came from: [`Nft::port`](crate::Nft::port) if it was ours.
+    pub port: u32,
+    /// The thread that sent it; its first thread has the process's own number.
+    pub thread: Option<u32>,
+    /// That thread's name, for most programs the program's, such as `nft`.
+    pub name: Option<String>,
+}
+
+/// What happened since the last look.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// In their order.
+    pub commits: Vec<Commit>,
+    /// There were more than the socket's buffer held: some are not in `commits`.
+    pub lost: bool,
+}
+
+impl Changes {
+    /// Somebody else changed the ruleset, or may have: `ours` is [`Nft::port`](crate::Nft::port).
+    pub fn foreign(&self, ours: u32) -> bool {
+        self.lost || self.commits.iter().any(|commit| commit.port != ours)
+    }
+}
+
+/// A nonblocking socket that becomes readable when someone changes the ruleset of its network
+/// namespace, in any table.
+pub struct Listener {
+    socket: Socket,
+}
+
+impl Listener {
+    /// Opens it; what was committed before is not reported.
+    pub fn open() -> Result<Listener, OpenError> {
+        Ok(Listener { socket: Socket::open(GROUP).map_err(crate::open_error)? })
+    }
+
+    /// Takes all that has come. The kernel tells every object that was changed; here it is one entry a commit.
+    pub fn drain(&mut self) -> io::Result<Changes> {
+        let mut changes = Changes::default();
+        loop {
+            match self.socket.receive()? {
+                Received::Nothing => return Ok(changes),
+                Received::Lost => changes.lost = true,
+                Received::Datagram(datagram) => {
+                    changes.commits.extend(
+                        wire::messages(datagram).filter(|message| message.is(Kind::NewGen)).filter_map(
+                            |message| {
+                                let attributes = message.attrs();
+                                Some(Commit {
+                                    generation: be32(attributes.clone().value_of(1)?)?,
+                                    port: message.port,
+                                    thread: attributes.clone().value_of(2).and_then(be32),
+                                    name: attributes.value_of(3).map(string),
+                                })
+                            },
+                        ),
+                    );
+                }
+            }
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.fd()
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.fd().as_raw_fd()
+    }
+}

@@ -1,0 +1,275 @@
+//! From the text of a file to documents, YAML and JSON alike (JSON is YAML, and this way has lines too).
+//!
+//! What policy never looks at (managed fields, annotations, volumes, environments) is passed over
+//! while reading, so that a List of ten thousand pods does not stay in memory whole. Of the spec
+//! every key is kept, because a NetworkPolicy must show its unknown ones (N101).
+
+use std::fmt;
+
+use serde::de::{self, Deserialize, Deserializer, IgnoredAny, Visitor};
+use serde_saphyr::Spanned;
+use serde_saphyr::options::NonFiniteFloatPolicy;
+
+use crate::tree::{Tree, Value};
+
+/// The documents of a text, as far as it can be parsed, and where and why it cannot.
+pub(crate) struct Text {
+    pub(crate) documents: Vec<Tree>,
+    pub(crate) errors: Vec<(u64, String)>,
+}
+
+/// Reads all documents of a text; empty ones are passed over.
+pub(crate) fn read(text: &[u8]) -> Text {
+    // The library guards against inputs that grow without bound. Aliases are what makes a text
+    // grow, and their limits stay; the others only have to hold a large cluster in one file.
+    let budget = serde_saphyr::budget! {
+        max_reader_input_bytes: None,
+        max_events: 1_000_000_000,
+        max_nodes: 1_000_000_000,
+        max_documents: 10_000_000,
+        max_total_scalar_bytes: 4 << 30,
+        max_total_comment_bytes: 1 << 30,
+        max_depth: 200,
+    };
+    let options = serde_saphyr::options! {
+        budget: budget,
+        emit_comments: false,
+        with_snippet: false,
+        // A namespace may be called `n`, which YAML 1.1 takes for "no". What wants a boolean
+        // still understands the old forms (see `Tree`).
+        strict_booleans: true,
+        non_finite_float_policy: NonFiniteFloatPolicy::AsString,
+    };
+    let mut text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let mut read = Text { documents: Vec::new(), errors: Vec::new() };
+    for document in serde_saphyr::read_with_options::<_, Spanned<Node<OBJECT>>>(&mut text, options) {
+        match document {
+            Ok(node) => read.documents.push(node.into_tree()),
+            Err(error) => {
+                let line = error.location().map_or(0, |location| location.line());
+                read.errors.push((line, reason(&error)));
+            }
+        }
+    }
+    read
+}
+
+/// The library's text without its own account of the place, which is told apart.
+fn reason(error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.split(" at line ").next().unwrap_or(line).trim_end_matches(['.', ',', ':']).to_owned()
+}
+
+type Level = u8;
+const OBJECT: Level = 0;
+const ITEMS: Level = 1;
+const META: Level = 2;
+const SPEC: Level = 3;
+const STATUS: Level = 4;
+const CONTAINERS: Level = 5;
+const CONTAINER: Level = 6;
+const ANY: Level = 7;
+
+/// What happens to the value of a key.
+enum Fate {
+    Keep(Level),
+    /// Passed over together with its key.
+    Skip,
+    /// Passed over, but the key stays.
+    KeyOnly,
+}
+
+fn fate(level: Level, key: &str) -> Fate {
+    use Fate::{Keep, KeyOnly, Skip};
+    match (level, key) {
+        (OBJECT, "apiVersion" | "kind") => Keep(ANY),
+        (OBJECT, "items") => Keep(ITEMS),
+        (OBJECT, "metadata") => Keep(META),
+        (OBJECT, "spec") => Keep(SPEC),
+        (OBJECT, "status") => Keep(STATUS),
+        (META, "name" | "namespace" | "uid" | "labels" | "creationTimestamp" | "deletionTimestamp") => {
+            Keep(ANY)
+        }
+        (STATUS, "phase" | "podIP" | "podIPs") => Keep(ANY),
+        (SPEC, "containers" | "initContainers") => Keep(CONTAINERS),
+        (
+            SPEC,
+            "ephemeralContainers" | "volumes" | "tolerations" | "affinity" | "topologySpreadConstraints",
+        ) => KeyOnly,
+        (SPEC | ITEMS | CONTAINERS | ANY, _) => Keep(ANY),
+        (CONTAINER, "restartPolicy" | "ports") => Keep(ANY),
+        _ => Skip,
+    }
+}
+
+/// A value at a level of an object.
+struct Node<const LEVEL: Level>(Value);
+
+trait IntoTree {
+    fn into_tree(self) -> Tree;
+}
+
+impl<const LEVEL: Level> IntoTree for Spanned<Node<LEVEL>> {
+    fn into_tree(self) -> Tree {
+        Tree { line: self.defined.line(), value: self.value.0 }
+    }
+}
+
+impl<'de, const LEVEL: Level> Deserialize<'de> for Node<LEVEL> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NodeVisitor::<LEVEL>).map(Node)
+    }
+}
+
+struct NodeVisitor<const LEVEL: Level>;
+
+impl<'de, const LEVEL: Level> Visitor<'de> for NodeVisitor<LEVEL> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_bool<E>(self, b: bool) -> Result<Value, E> {
+        Ok(Value::Bool(b))
+    }
+
+    fn visit_i64<E>(self, n: i64) -> Result<Value, E> {
+        Ok(Value::Int(n))
+    }
+
+    fn visit_u64<E>(self, n: u64) -> Result<Value, E> {
+        Ok(i64::try_from(n).map_or_else(|_| Value::Text(n.to_string()), Value::Int))
+    }
+
+    fn visit_i128<E>(self, n: i128) -> Result<Value, E> {
+        Ok(i64::try_from(n).map_or_else(|_| Value::Text(n.to_string()), Value::Int))
+    }
+
+    fn visit_u128<E>(self, n: u128) -> Result<Value, E> {
+        Ok(i64::try_from(n).map_or_else(|_| Value::Text(n.to_string()), Value::Int))
+    }
+
+    fn visit_f64<E>(self, n: f64) -> Result<Value, E> {
+        Ok(Value::Float(n))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::Text(text.to_owned()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Value, E> {
+        Ok(Value::Text(text))
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        match LEVEL {
+            ITEMS => push_all::<OBJECT, A>(&mut items, &mut seq)?,
+            CONTAINERS => push_all::<CONTAINER, A>(&mut items, &mut seq)?,
+            _ => push_all::<ANY, A>(&mut items, &mut seq)?,
+        }
+        Ok(Value::Seq(items))
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(Spanned { value: key, defined, .. }) = map.next_key::<Spanned<String>>()? {
+            let tree = match fate(LEVEL, &key) {
+                Fate::Skip => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+                Fate::KeyOnly => {
+                    map.next_value::<IgnoredAny>()?;
+                    Tree { line: defined.line(), value: Value::Null }
+                }
+                Fate::Keep(ITEMS) => map.next_value::<Spanned<Node<ITEMS>>>()?.into_tree(),
+                Fate::Keep(META) => map.next_value::<Spanned<Node<META>>>()?.into_tree(),
+                Fate::Keep(SPEC) => map.next_value::<Spanned<Node<SPEC>>>()?.into_tree(),
+                Fate::Keep(STATUS) => map.next_value::<Spanned<Node<STATUS>>>()?.into_tree(),
+                Fate::Keep(CONTAINERS) => map.next_value::<Spanned<Node<CONTAINERS>>>()?.into_tree(),
+                Fate::Keep(_) => map.next_value::<Spanned<Node<ANY>>>()?.into_tree(),
+            };
+            entries.push((key, tree));
+        }
+        Ok(Value::Map(entries))
+    }
+}
+
+fn push_all<'de, const LEVEL: Level, A: de::SeqAccess<'de>>(
+    items: &mut Vec<Tree>,
+    seq: &mut A,
+) -> Result<(), A::Error> {
+    while let Some(node) = seq.next_element::<Spanned<Node<LEVEL>>>()? {
+        items.push(node.into_tree());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_and_values() {
+        let read = read(b"# head\n\nkind: Pod\nmetadata:\n  name: a\n  annotations: {x: y}\n---\n\n---\nkind: [1, 2.5, true, ~, \"x\"]\n");
+        assert_eq!(read.errors, []);
+        assert_eq!(read.documents.len(), 2);
+        assert_eq!(read.documents[0].line, 3);
+        let name = read.documents[0].get("metadata").and_then(|m| m.get("name")).expect("name");
+        assert_eq!((name.line, &name.value), (5, &Value::Text("a".into())));
+        assert_eq!(read.documents[0].get("metadata").and_then(|m| m.get("annotations")), None);
+        let Some(Value::Seq(items)) = read.documents[1].get("kind").map(|k| &k.value) else {
+            panic!("no sequence")
+        };
+        let values: Vec<_> = items.iter().map(|item| item.value.clone()).collect();
+        assert_eq!(
+            values,
+            [Value::Int(1), Value::Float(2.5), Value::Bool(true), Value::Null, Value::Text("x".into())]
+        );
+        assert_eq!(read.documents[1].line, 10);
+    }
+
+    #[test]
+    fn json_with_escapes_and_tabs() {
+        let read = read(b"{\n\t\"kind\": \"List\",\n\t\"metadata\": {\"annotations\": {\"a\": \"\\ud83d\\ude00 \\u003c\\/ \\\"\"}},\n\t\"items\": [\n\t\t{\"kind\": \"Pod\", \"metadata\": {\"name\": \"p\", \"labels\": {\"e\": \"\\u00e9\"}}}\n\t]\n}\n");
+        assert_eq!(read.errors, []);
+        let Some(Value::Seq(items)) = read.documents[0].get("items").map(|k| &k.value) else {
+            panic!("no items")
+        };
+        assert_eq!(items[0].line, 5);
+        let labels = items[0].get("metadata").and_then(|m| m.get("labels")).expect("labels");
+        assert_eq!(labels.text("e"), Some("\u{e9}"));
+    }
+
+    #[test]
+    fn the_rest_of_a_broken_text_is_told_with_its_line() {
+        let read = read(b"kind: Pod\n---\nkind: Pod\nmetadata: {name: [}\n");
+        assert_eq!(read.documents.len(), 1);
+        assert_eq!(read.errors.len(), 1);
+        assert_eq!(read.errors[0].0, 4);
+        assert!(!read.errors[0].1.is_empty());
+    }
+
+    #[test]
+    fn a_key_twice_is_an_error() {
+        let read = read(b"kind: Pod\nmetadata:\n  name: a\n  name: b\n");
+        assert_eq!(read.documents.len(), 0);
+        assert_eq!(read.errors[0].0, 4);
+        assert!(read.errors[0].1.contains("uplicate"), "{}", read.errors[0].1);
+    }
+}

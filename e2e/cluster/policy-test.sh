@@ -1,0 +1,302 @@
+#!/bin/bash
+# policy-test.sh [-k] [AGENT]: Weir on a real cluster, from policies to packets.
+#
+# Starts the cluster, runs AGENT (a weir-agent; or $WEIR_AGENT) on every node, and sees with
+# packets that policies do what they say: those of policy-examples against their own tables;
+# kubelet probes, own node and other node under a deny-all; edits, relabelled and re-created
+# pods; restart, end and cleanup of the agent.  Takes up.sh's settings from the environment.
+# -k: uses the cluster that is up, if one is, and leaves it up.
+# Exit code: 0 all is right, 1 something is not, 2 it could not be tried.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+unable() { log "cannot run: $*" >&2; exit 2; }
+keep=; [[ ${1:-} != -k ]] || { keep=1; shift; }
+AGENT=${1:-${WEIR_AGENT:-}}
+[[ $AGENT ]] || unable "which weir-agent? (policy-test.sh AGENT, or WEIR_AGENT)"
+[[ -x $AGENT ]] || unable "$AGENT is not an executable (cargo build -p weir-agent)"
+AGENT=$(realpath "$AGENT")
+[[ $EUID == 0 ]] || unable "it needs root, for namespaces"
+EXAMPLES=$(realpath "$HERE/../../policy-examples")
+WORK=$RUN/policy-test                   # states, tables, results
+t0=$SECONDS passed=0 failed=0 watcher='' finished=''
+
+step() { printf '\n%s == %s\n' "$(date +%T)" "$*"; }
+# one result, with its checks counted
+right() { printf 'ok    %s\n' "$*"; passed=$((passed + 1)); }
+wrong() { printf 'WRONG %s\n' "$*"; failed=$((failed + 1)); }
+expect() { local what=$1; shift; if "$@" >/dev/null 2>&1; then right "$what"; else wrong "$what"; fi; }
+
+state() { kctl get pods,services -A -o json > "$WORK/state.json"; }
+# tables WITHIN: those on stdin, by packets, right within so many seconds and then still
+tables() {
+    local log=$WORK/checks.log
+    state; : > "$log"
+    "$HERE/probe.py" check "$WORK/state.json" --within "$1" --log "$log" || [[ -s $log ]] || wrong "no packets could be sent"
+    count "$log"
+}
+count() {
+    passed=$((passed + $(grep -c ^ok "$1" || true))) failed=$((failed + $(grep -c ^WRONG "$1" || true)))
+    cat "$1" >> "$WORK/all-checks.log"
+}
+
+# shellcheck disable=SC2317,SC2329  # called by a trap
+finish() {
+    local code=$?
+    trap - EXIT; trap '' INT TERM
+    [[ ! $watcher ]] || kill "$watcher" 2>/dev/null || true
+    if [[ $keep ]]; then
+        "$HERE/engine.sh" stop || true
+    else
+        "$HERE/down.sh"
+    fi
+    echo
+    log "logs: $RUN (nodeN/engine.log is the agent's, policy-test/all-checks.log has every check)"
+    [[ $finished ]] || log "it did not come to its end (exit code $code)"
+    [[ $code == 2 ]] || log "$passed passed, $failed failed, in $((SECONDS - t0)) s"
+    [[ $failed -eq 0 || $code != 0 ]] || code=1
+    exit "$code"
+}
+
+# pods of our own, beside those of the examples
+trial_pod() {                           # NAME NODE PROBE
+    cat <<Y
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: trial, name: $1, labels: {role: $1, weir.test/pod: trial-$1}}
+spec:
+  nodeName: $2
+  hostname: trial-$1
+  terminationGracePeriodSeconds: 0
+  enableServiceLinks: false
+  automountServiceAccountToken: false
+  containers:
+  - name: serve
+    image: $(<"$IMG/agnhost.name")
+    args: [netexec, --http-port=80, --udp-port=53]
+    readinessProbe: {$3, periodSeconds: 1, timeoutSeconds: 2, failureThreshold: 2}
+    livenessProbe: {$3, periodSeconds: 1, timeoutSeconds: 2, failureThreshold: 2, initialDelaySeconds: 2}
+---
+apiVersion: v1
+kind: Service
+metadata: {namespace: trial, name: $1}
+spec:
+  selector: {weir.test/pod: trial-$1}
+  ipFamilyPolicy: PreferDualStack
+  ports:
+  - {name: http, port: 8000, targetPort: 80}
+  - {name: dns, port: 5353, targetPort: 53, protocol: UDP}
+Y
+}
+HTTP='httpGet: {path: /hostname, port: 80}' TCP='tcpSocket: {port: 80}'
+EXEC='exec: {command: [/agnhost, connect, "localhost:80", --timeout=1s]}'
+trial_pods() {
+    printf 'apiVersion: v1\nkind: Namespace\nmetadata: {name: trial}\n'
+    trial_pod a node1 "$HTTP"; trial_pod b node1 "$TCP"; trial_pod c node2 "$EXEC"; trial_pod d node2 "$HTTP"
+}
+example_pods() {
+    cat "$EXAMPLES"/*/cluster.yaml | kctl create --dry-run=client -o json -f - |
+        "$HERE/example-pods.py" "$IP_FAMILY" "$(<"$IMG/agnhost.name")" "$EXAMPLES"/*/
+}
+# policy NAME SPEC: one of the namespace trial
+policy() {
+    kctl apply -f - >/dev/null <<<"{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: trial, name: $1}, spec: $2}"
+}
+ready() { kctl wait --for=condition=Ready pods -A -l weir.test/pod --timeout="$1s" >/dev/null; }
+agents() { "$HERE/engine.sh" start "$AGENT" --node '{node}' --kubeconfig "$RUN/pki/admin.kubeconfig"; }
+sum() { awk '{ for (i = 1; i <= NF; i++) n += $i } END { print n + 0 }'; }
+# failed probes so far, of the pods that are there all the time
+unhealthy() {
+    kctl -n trial get events --field-selector reason=Unhealthy -o jsonpath='{range .items[*]}{.involvedObject.name} {.count}{"\n"}{end}' |
+        sed -n 's/^[bcd] //p' | sum
+}
+restarts() { kctl get pods -A -l weir.test/pod -o jsonpath='{.items[*].status.containerStatuses[*].restartCount}' | sum; }
+address() { kctl -n trial get pod "$1" -o jsonpath='{.status.podIP}'; }
+all_ready() { ! kctl get pods -A -l weir.test/pod -o jsonpath='{.items[*].status.conditions[?(@.type=="Ready")].status}' | grep -q False; }
+equal() { [[ $1 == "$2" ]]; }
+differ() { [[ $1 && $2 && $1 != "$2" ]]; }
+resident() { ps -o rss= --ppid "$(<"$RUN/$1/engine.pid")"; }
+
+# the rules of a node that are not Weir's
+foreign_rules() {
+    local family name
+    in_ns "$1" nft list tables | while read -r _ family name; do
+        [[ $name == weir ]] || in_ns "$1" nft -s list table "$family" "$name" </dev/null 2>/dev/null
+    done
+    for family in iptables ip6tables; do in_ns "$1" "$family-save" 2>/dev/null; done | sed '/^#/d; s/\[[0-9]*:[0-9]*\]//'
+}
+has_weir() { in_ns "$1" nft list tables | grep -q ' weir$'; }
+no_weir() { ! has_weir "$1"; }
+
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+if [[ $keep ]] && alive "$RUN/fabric/init.pid"; then
+    running
+    kctl delete namespace trial --ignore-not-found >/dev/null
+    kctl delete networkpolicies -A --all >/dev/null
+else
+    step "the cluster: $NODES, pods $CNI_PLUGIN, kube-proxy $PROXY_MODE, $IP_FAMILY"
+    "$HERE/up.sh"
+fi
+[[ " $NODES " == *" node1 "*" "* && " $NODES " == *" node2 "* ]] || unable "it needs node1 and node2"
+mkdir -p "$WORK"; : > "$WORK/all-checks.log"
+
+step "agents and pods"
+agents
+trial_pods | kctl apply -f - >/dev/null
+example_pods > "$WORK/pods.json"
+kctl apply --server-side -f "$WORK/pods.json" >/dev/null
+ready 120
+
+step "before any policy: every pod reaches every other"
+tables 10 <<<open
+expect "agnhost inside trial/a finds the same" kctl -n trial exec a -- /agnhost connect "$(host "$(address c)"):80" --timeout=3s
+tables 0 <<'T'
+80/TCP        trial/a  trial/b  trial/c  trial/d
+trial/a       pass     pass     pass     pass     # itself too, by its Service
+trial/d       pass     pass     pass     pass
+node1         pass     pass     pass     pass
+node2         pass     pass     pass     pass
+10250/TCP     node1    node2
+trial/a       pass     pass
+trial/c       pass     pass
+T
+
+for d in "$EXAMPLES"/*/; do
+    step "policy-examples/$(basename "$d")"
+    kctl apply -f "$d/policies.yaml" >/dev/null
+    tables 15 < "$d/expected.txt"
+    kctl delete -f "$d/policies.yaml" >/dev/null
+done
+step "all policies deleted: open again"
+tables 15 <<<open
+
+step "a namespace that denies all: own node and itself alone (N71, U3, U6)"
+unhealthy=$(unhealthy)
+policy deny-all '{podSelector: {}, policyTypes: [Ingress, Egress]}'
+denied_since=$SECONDS
+tables 15 <<'T'
+80/TCP        trial/a  trial/b  trial/c  trial/d  other/server
+trial/a       pass     drop     drop     drop     drop
+trial/b       drop     pass     drop     drop     drop
+trial/c       drop     drop     pass     drop     drop
+trial/d       drop     drop     drop     pass     drop
+other/server  drop     drop     drop     drop     .
+node1         pass     pass     drop     drop     pass
+node2         drop     drop     pass     pass     pass
+53/UDP        trial/a  trial/b  trial/c  trial/d
+trial/a       .        drop     drop     drop
+trial/c       drop     drop     .        drop
+other/server  drop     drop     drop     drop
+node1         pass     pass     drop     drop
+node2         drop     drop     pass     pass
+# the kubelets': of the pods' own node, and of the other
+10250/TCP     node1    node2
+trial/a       drop     drop
+trial/c       drop     drop
+other/server  pass     pass
+T
+
+step "a pod created under it becomes ready, and is denied"
+trial_pod e node2 "$TCP" | kctl apply -f - >/dev/null
+expect "trial/e is ready within 30 s" kctl -n trial wait --for=condition=Ready pod/e --timeout=30s
+tables 5 <<'T'
+80/TCP        trial/e  trial/c  other/server
+trial/e       .        drop     drop
+trial/c       drop     .        drop
+other/server  drop     drop     .
+node1         drop     drop     pass
+node2         pass     pass     pass
+T
+
+step "a policy edited live: a may reach c"
+to_c() { policy to-c "{podSelector: {matchLabels: {role: c}}, policyTypes: [Ingress], ingress: [{from: [{podSelector: {matchLabels: {role: $1}}}], ports: [{port: 80}]}]}"; }
+from_a='80/TCP        trial/b  trial/c  trial/d
+trial/a       drop     pass     drop
+trial/b       .        drop     drop
+trial/d       drop     drop     .
+other/server  drop     drop     drop
+53/UDP        trial/b  trial/c  trial/d
+trial/a       drop     drop     drop'
+policy from-a '{podSelector: {matchLabels: {role: a}}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {role: c}}}]}]}'
+to_c a
+tables 10 <<<"$from_a"
+step "edited: c is for d now, which may not call"
+to_c d
+tables 10 <<<"${from_a/pass/drop}"
+step "edited back"
+to_c a
+tables 10 <<<"$from_a"
+
+step "a pod relabelled: b has the role of a"
+kctl -n trial label pod b role=a --overwrite >/dev/null
+tables 10 <<'T'
+80/TCP        trial/a  trial/b  trial/c  trial/d
+trial/a       .        drop     pass     drop
+trial/b       drop     .        pass     drop
+trial/d       drop     drop     drop     .
+T
+step "and its own again"
+kctl -n trial label pod b role=b --overwrite >/dev/null
+tables 10 <<<"$from_a"
+
+step "a pod re-created: same name, another address"
+old=$(address a)
+kctl -n trial delete pod a >/dev/null
+trial_pod a node1 "$HTTP" | kctl apply -f - >/dev/null
+expect "trial/a is ready within 30 s" kctl -n trial wait --for=condition=Ready pod/a --timeout=30s
+expect "its address is another one" differ "$old" "$(address a)"
+tables 10 <<<"$from_a"
+
+step "the agent ends, starts, is killed, starts; packets all the while"
+state
+"$HERE/probe.py" watch "$WORK/state.json" --log "$WORK/watch.log" <<<"$from_a" >"$WORK/watch.out" &
+watcher=$!
+d_to_e='80/TCP        trial/e
+trial/a       drop
+trial/d       pass
+other/server  drop'
+"$HERE/engine.sh" stop
+log "ended: its rules stay in force"
+tables 0 <<<"$from_a"
+policy to-e '{podSelector: {matchLabels: {role: e}}, policyTypes: [Ingress], ingress: [{from: [{podSelector: {matchLabels: {role: d}}}]}]}'
+policy from-d '{podSelector: {matchLabels: {role: d}}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {role: e}}}]}]}'
+agents
+log "started: what was allowed meanwhile comes into force"
+tables 15 <<<"$d_to_e"
+"$HERE/engine.sh" kill
+log "killed: its rules stay in force"
+tables 0 <<<"$d_to_e"
+kctl -n trial delete networkpolicy from-d >/dev/null
+agents
+log "started: what was denied meanwhile comes into force"
+tables 15 <<<"${d_to_e/pass/drop}"
+kill "$watcher"; wait "$watcher" || true; watcher=
+log "the packets of all this time"
+cat "$WORK/watch.out"
+[[ -s $WORK/watch.log ]] || wrong "no packets were sent"
+count "$WORK/watch.log"
+
+step "kubelet probes under the deny-all"
+while (( SECONDS - denied_since < 10 )); do sleep 0.5; done      # two failures in a row take 6 s
+expect "all pods are ready" all_ready
+expect "not one of them was restarted" equal "$(restarts)" 0
+expect "not one probe of b, c and d (tcp, exec, http) failed in $((SECONDS - denied_since)) s" equal "$(unhealthy)" "$unhealthy"
+
+step "cleanup removes what is Weir's, and nothing else"
+for n in $NODES; do log "$n: the agent has $(resident "$n") KiB resident"; done
+"$HERE/engine.sh" stop
+for n in $NODES; do
+    expect "$n has Weir's tables" has_weir "$n"
+    foreign_rules "$n" > "$WORK/$n.before"
+    expect "weir-agent cleanup on $n" in_ns "$n" "$AGENT" cleanup
+    foreign_rules "$n" > "$WORK/$n.after"
+    expect "$n has none of Weir's tables" no_weir "$n"
+    expect "$n has all others ($(grep -c . "$WORK/$n.before") lines) as they were" cmp "$WORK/$n.before" "$WORK/$n.after"
+    expect "cleanup on $n, with nothing there" in_ns "$n" "$AGENT" cleanup
+done
+tables 5 <<<open
+finished=1

@@ -1,0 +1,291 @@
+//! Packets between pods: who answers, and who does not.
+//!
+//! Sockets belong for ever to the namespace in which they were made. Each is made by a short-lived thread
+//! inside of its pod's namespace, and then all of them are driven together by one runtime outside. Every pod
+//! listens on every port that is probed, and says its name to whoever connects, so that a connection that
+//! ends at the wrong pod does not count as one that passes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, UdpSocket};
+use tokio::runtime::{Handle, Runtime};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, timeout_at};
+use weir_compiler::object::Protocol;
+
+use crate::cluster::Pod;
+use crate::network::Network;
+use crate::ports::Port;
+
+/// Sockets in flight at one time.
+const IN_FLIGHT: usize = 6000;
+/// A UDP probe is sent again after this long without an answer.
+const RESEND: Duration = Duration::from_millis(100);
+
+/// One question: does this flow pass?
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flow {
+    /// Index of the pod that opens the connection.
+    pub from: usize,
+    /// Index of the pod that answers.
+    pub to: usize,
+    /// Source.
+    pub source: IpAddr,
+    /// Destination.
+    pub destination: IpAddr,
+    /// Protocol and destination port.
+    pub port: Port,
+}
+
+/// What became of a flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The right pod answered.
+    Passed,
+    /// Nobody did.
+    Silent,
+    /// Somebody else did, or an error came back.
+    Wrong(String),
+}
+
+/// Listeners, and the runtime that drives all sockets.
+#[derive(Debug)]
+pub struct Prober {
+    runtime: Runtime,
+    listeners: HashMap<(SocketAddr, Protocol), Listener>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    /// The namespace's inode: a pod that is built again has another.
+    inside: u64,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Prober {
+    /// No listeners yet.
+    pub fn new() -> Result<Prober> {
+        let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
+        let (_, hard) = nix::sys::resource::getrlimit(limit)?;
+        nix::sys::resource::setrlimit(limit, hard, hard)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        Ok(Prober { runtime, listeners: HashMap::new() })
+    }
+
+    /// The runtime's handle, for watchers.
+    pub fn handle(&self) -> &Handle {
+        self.runtime.handle()
+    }
+
+    /// Ends all listeners of pods that are gone, and makes every pod listen on `ports`.
+    pub fn listen(&mut self, network: &Network, pods: &[Pod], ports: &[Port]) -> Result<()> {
+        let mut owners: BTreeMap<IpAddr, u64> = BTreeMap::new();
+        for pod in pods {
+            let inside =
+                network.pod(pod).with_context(|| format!("{} has no namespace", pod.key))?.inode()?;
+            owners.extend(pod.addresses.iter().map(|ip| (*ip, inside)));
+        }
+        self.listeners.retain(|(at, _), l| owners.get(&at.ip()) == Some(&l.inside) && !l.task.is_finished());
+        for pod in pods {
+            let name = place(pod);
+            let missing: Vec<(SocketAddr, Protocol)> = pod
+                .addresses
+                .iter()
+                .flat_map(|ip| ports.iter().map(|p| (SocketAddr::new(*ip, p.number), p.protocol)))
+                .filter(|key| !self.listeners.contains_key(key))
+                .collect();
+            if missing.is_empty() {
+                continue;
+            }
+            let netns = network.pod(pod).with_context(|| format!("{} has no namespace", pod.key))?;
+            let _runtime = self.runtime.enter();
+            let sockets = netns.run(|| {
+                let open = |(at, protocol): &(SocketAddr, Protocol)| match protocol {
+                    Protocol::Udp => std::net::UdpSocket::bind(at).map(Bound::Udp),
+                    _ => std::net::TcpListener::bind(at).map(Bound::Tcp),
+                };
+                let named =
+                    |key| open(key).with_context(|| format!("{name} cannot listen on {}/{}", key.0, key.1));
+                missing.iter().map(named).collect::<Result<Vec<_>>>()
+            })?;
+            for (key, socket) in missing.into_iter().zip(sockets) {
+                let task = socket.serve(name.clone())?;
+                self.listeners.insert(key, Listener { inside: netns.inode()?, task });
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries all flows, as many at a time as there may be sockets, and waits for each at most `patience`.
+    pub fn probe(
+        &self,
+        network: &Network,
+        pods: &[Pod],
+        flows: &[Flow],
+        patience: Duration,
+    ) -> Result<Vec<Outcome>> {
+        let mut outcomes = vec![Outcome::Silent; flows.len()];
+        let indexes: Vec<usize> = (0..flows.len()).collect();
+        for wave in indexes.chunks(IN_FLIGHT) {
+            let mut by_source: BTreeMap<(usize, IpAddr), Vec<usize>> = BTreeMap::new();
+            for &i in wave {
+                by_source.entry((flows[i].from, flows[i].source)).or_default().push(i);
+            }
+            let mut tasks = JoinSet::new();
+            for ((from, source), wanted) in by_source {
+                let netns = network
+                    .pod(&pods[from])
+                    .with_context(|| format!("{} has no namespace", pods[from].key))?;
+                let (udp, tcp): (Vec<usize>, Vec<usize>) =
+                    wanted.into_iter().partition(|&i| flows[i].port.protocol == Protocol::Udp);
+                let _runtime = self.runtime.enter();
+                let (udp_socket, tcp_sockets) = netns.run(|| {
+                    let udp_socket = (!udp.is_empty()).then(|| udp_client(source)).transpose()?;
+                    let tcp_sockets =
+                        tcp.iter().map(|_| tcp_client(source)).collect::<io::Result<Vec<_>>>()?;
+                    Ok((udp_socket, tcp_sockets))
+                })?;
+                let target = |i: usize| {
+                    (SocketAddr::new(flows[i].destination, flows[i].port.number), place(&pods[flows[i].to]))
+                };
+                for (i, socket) in tcp.into_iter().zip(tcp_sockets) {
+                    let (at, name) = target(i);
+                    tasks.spawn(async move { vec![(i, connect(socket, at, &name, patience).await)] });
+                }
+                if let Some(socket) = udp_socket {
+                    let targets: Vec<_> = udp.into_iter().map(|i| (i, target(i))).collect();
+                    let socket = UdpSocket::from_std(socket)?;
+                    tasks.spawn(async move { ask_all(socket, targets, patience).await });
+                }
+            }
+            self.runtime.block_on(async {
+                while let Some(done) = tasks.join_next().await {
+                    for (i, outcome) in done.map_err(|e| anyhow!("a probe ended early: {e}"))? {
+                        outcomes[i] = outcome;
+                    }
+                }
+                Ok::<_, anyhow::Error>(())
+            })?;
+        }
+        Ok(outcomes)
+    }
+}
+
+/// Who answers for a pod: host-network pods share their node's namespace, and its listeners.
+pub(crate) fn place(pod: &Pod) -> String {
+    if pod.host_network { format!("node {}", pod.node) } else { pod.key.to_string() }
+}
+
+/// A UDP socket of the calling thread's namespace.
+pub(crate) fn udp_client(source: IpAddr) -> io::Result<std::net::UdpSocket> {
+    let socket = std::net::UdpSocket::bind((source, 0))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// A TCP socket of the calling thread's namespace that leaves nothing behind when it is closed.
+pub(crate) fn tcp_client(source: IpAddr) -> io::Result<TcpSocket> {
+    let socket = if source.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_zero_linger()?;
+    socket.bind((source, 0).into())?;
+    Ok(socket)
+}
+
+enum Bound {
+    Tcp(std::net::TcpListener),
+    Udp(std::net::UdpSocket),
+}
+
+impl Bound {
+    fn serve(self, name: String) -> io::Result<JoinHandle<()>> {
+        match self {
+            Bound::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                Ok(tokio::spawn(async move {
+                    loop {
+                        let Ok((mut stream, _)) = listener.accept().await else { continue };
+                        // Fits the empty send buffer: this never waits for the client.
+                        let _ = stream.write_all(name.as_bytes()).await;
+                    }
+                }))
+            }
+            Bound::Udp(socket) => {
+                socket.set_nonblocking(true)?;
+                let socket = UdpSocket::from_std(socket)?;
+                Ok(tokio::spawn(async move {
+                    let mut buffer = [0u8; 16];
+                    loop {
+                        let Ok((n, client)) = socket.recv_from(&mut buffer).await else { continue };
+                        let answer = [&buffer[..n], name.as_bytes()].concat();
+                        let _ = socket.send_to(&answer, client).await;
+                    }
+                }))
+            }
+        }
+    }
+}
+
+/// Connects and reads the name of whoever answers.
+pub(crate) async fn connect(socket: TcpSocket, at: SocketAddr, name: &str, patience: Duration) -> Outcome {
+    let talk = async {
+        let mut stream = socket.connect(at).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        Ok::<_, io::Error>(answer)
+    };
+    match tokio::time::timeout(patience, talk).await {
+        Err(_) => Outcome::Silent,
+        Ok(Ok(answer)) if answer == name.as_bytes() => Outcome::Passed,
+        Ok(Ok(answer)) => Outcome::Wrong(format!("{:?} answered", String::from_utf8_lossy(&answer))),
+        Ok(Err(e)) => Outcome::Wrong(e.to_string()),
+    }
+}
+
+/// Asks everybody from one socket; each datagram carries its flow's index, and so does its answer.
+async fn ask_all(
+    socket: UdpSocket,
+    targets: Vec<(usize, (SocketAddr, String))>,
+    patience: Duration,
+) -> Vec<(usize, Outcome)> {
+    let socket = Arc::new(socket);
+    let deadline = Instant::now() + patience;
+    let mut open: HashMap<usize, (SocketAddr, String)> = targets.into_iter().collect();
+    let mut done = Vec::new();
+    let mut buffer = [0u8; 600];
+    while !open.is_empty() && Instant::now() < deadline {
+        for (i, (at, _)) in &open {
+            // Refused by a rule of the own node (EPERM), no route: silence tells it.
+            let _ = socket.send_to(&(*i as u64).to_be_bytes(), at).await;
+        }
+        let until = (Instant::now() + RESEND).min(deadline);
+        while !open.is_empty() {
+            let Ok(received) = timeout_at(until, socket.recv_from(&mut buffer)).await else { break };
+            let Ok((n, from)) = received else { continue };
+            let Some((index, said)) = buffer[..n].split_first_chunk::<8>() else { continue };
+            let index = u64::from_be_bytes(*index) as usize;
+            // A second answer to the same question finds nothing here.
+            let Some((at, name)) = open.remove(&index) else { continue };
+            let outcome = if said != name.as_bytes() || from != at {
+                Outcome::Wrong(format!("{:?} at {from} answered", String::from_utf8_lossy(said)))
+            } else {
+                Outcome::Passed
+            };
+            done.push((index, outcome));
+        }
+    }
+    done.extend(open.into_keys().map(|i| (i, Outcome::Silent)));
+    done
+}
