@@ -49,7 +49,7 @@ pub async fn run(options: Options) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let kernel = Kernel::open()?;
-    let mut listener = AsyncFd::new(Listener::open()?).context("cannot wait for changes of the ruleset")?;
+    let mut listener = listen()?;
     let mut links = Watcher::new().await?;
     let (sender, mut updates) = mpsc::channel(QUEUE);
     let mut source = start(options.source, sender)?;
@@ -92,6 +92,14 @@ pub async fn run(options: Options) -> Result<()> {
     }
     tracing::info!("stopping; the rules stay in force (weir-agent cleanup removes them)");
     Ok(())
+}
+
+#[allow(
+    deprecated,
+    reason = "the successor is unsafe for types that may close or replace their descriptor; Listener owns one for life"
+)]
+fn listen() -> Result<AsyncFd<Listener>> {
+    AsyncFd::new(Listener::open()?).context("cannot wait for changes of the ruleset")
 }
 
 fn start(source: Source, sender: mpsc::Sender<Update>) -> Result<tokio::task::JoinHandle<Result<()>>> {

@@ -131,7 +131,8 @@ pub enum Expr {
         /// In network byte order, interface names and ct state in the host's, as nft writes them.
         value: Bytes,
     },
-    /// Compares a register with an inclusive range (of values in network byte order).
+    /// Compares a register with an inclusive range (of values in network byte order). nft writes it for
+    /// `!=` only: for a range that matches, it compares with both ends.
     Range {
         /// What is compared.
         sreg: Reg,
@@ -209,6 +210,10 @@ pub enum CmpOp {
     Eq,
     /// Not equal.
     Neq,
+    /// At most (values in network byte order).
+    Lte,
+    /// At least (values in network byte order).
+    Gte,
 }
 
 /// What happens to the packet.

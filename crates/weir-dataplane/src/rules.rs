@@ -72,6 +72,12 @@ impl Match {
         self
     }
 
+    fn range(mut self, first: &[u8], last: &[u8]) -> Self {
+        self.0.push(Expr::Cmp { sreg: R0, op: CmpOp::Gte, value: first.into() });
+        self.0.push(Expr::Cmp { sreg: R0, op: CmpOp::Lte, value: last.into() });
+        self
+    }
+
     /// `ct state` has one of these bits.
     pub(crate) fn ct_state(mut self, bits: u32) -> Self {
         let zero = Bytes::from_slice(&[0; 4]);
@@ -103,8 +109,7 @@ impl Match {
         if first == last {
             return this.cmp(&[first]);
         }
-        this.0.push(Expr::Range { sreg: R0, negate: false, from: [first][..].into(), to: [last][..].into() });
-        this
+        this.range(&[first], &[last])
     }
 
     /// All ports of a protocol, one, or a range.
@@ -118,8 +123,7 @@ impl Match {
         if first == last {
             return this.cmp(&first);
         }
-        this.0.push(Expr::Range { sreg: R0, negate: false, from: first[..].into(), to: last[..].into() });
-        this
+        this.range(&first, &last)
     }
 
     /// The protocol's destination port is in a set.

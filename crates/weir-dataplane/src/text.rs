@@ -224,8 +224,10 @@ enum Loaded {
 fn rule_text(rule: &Rule) -> String {
     let mut registers: [Option<Loaded>; 16] = Default::default();
     let mut words: Vec<String> = Vec::new();
-    for expr in &rule.exprs {
+    for (i, expr) in rule.exprs.iter().enumerate() {
         match expr {
+            // the second half of a range
+            Expr::Cmp { op: CmpOp::Lte, .. } if range_from(rule, i).is_some() => {}
             Expr::Meta { key, dreg } => {
                 let (name, field) = match key {
                     MetaKey::IifName => ("iifname", Some(Field::IfName)),
@@ -256,6 +258,11 @@ fn rule_text(rule: &Rule) -> String {
             }
             Expr::Bitwise { dreg, mask, .. } => {
                 registers[usize::from(dreg.0)] = Some(Loaded::Bits(mask.clone()));
+            }
+            Expr::Cmp { sreg, op: CmpOp::Gte, value } if range_from(rule, i + 1) == Some(value) => {
+                let (name, field) = named(registers[usize::from(sreg.0)].as_ref());
+                let Some(Expr::Cmp { value: to, .. }) = rule.exprs.get(i + 1) else { continue };
+                words.push(format!("{name} {}-{}", value_text(field, value), value_text(field, to)));
             }
             Expr::Cmp { sreg, op, value } => {
                 words.push(compared(registers[usize::from(sreg.0)].as_ref(), *op, value));
@@ -291,6 +298,18 @@ fn rule_text(rule: &Rule) -> String {
     words.join(" ")
 }
 
+/// Where a range begins of which the expression at `i` compares with the end.
+fn range_from(rule: &Rule, i: usize) -> Option<&Bytes> {
+    match (rule.exprs.get(i.checked_sub(1)?)?, rule.exprs.get(i)?) {
+        (Expr::Cmp { sreg: a, op: CmpOp::Gte, value }, Expr::Cmp { sreg: b, op: CmpOp::Lte, .. })
+            if a == b =>
+        {
+            Some(value)
+        }
+        _ => None,
+    }
+}
+
 fn named(loaded: Option<&Loaded>) -> (&'static str, Option<Field>) {
     match loaded {
         Some(Loaded::Name(name, field)) => (name, *field),
@@ -308,7 +327,12 @@ fn compared(loaded: Option<&Loaded>, op: CmpOp, value: &Bytes) -> String {
         return format!("ct state {}", names.join(","));
     }
     let (name, field) = named(loaded);
-    let op = if op == CmpOp::Neq { "!= " } else { "" };
+    let op = match op {
+        CmpOp::Eq => "",
+        CmpOp::Neq => "!= ",
+        CmpOp::Lte => "<= ",
+        CmpOp::Gte => ">= ",
+    };
     if name == "meta nfproto" {
         let family = if value.as_slice() == [2] { "ipv4" } else { "ipv6" };
         return format!("{name} {op}{family}");

@@ -117,11 +117,13 @@ pub(crate) fn cmp_op(op: CmpOp) -> u32 {
     match op {
         CmpOp::Eq => 0,
         CmpOp::Neq => 1,
+        CmpOp::Lte => 3,
+        CmpOp::Gte => 5,
     }
 }
 
 pub(crate) fn cmp_op_of(number: u32) -> Option<CmpOp> {
-    [CmpOp::Eq, CmpOp::Neq].into_iter().find(|&op| cmp_op(op) == number)
+    [CmpOp::Eq, CmpOp::Neq, CmpOp::Lte, CmpOp::Gte].into_iter().find(|&op| cmp_op(op) == number)
 }
 
 pub(crate) fn lookup_dest(dest: LookupDest) -> u32 {

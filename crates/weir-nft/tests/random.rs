@@ -140,7 +140,7 @@ fn expr() -> impl Strategy<Value = Expr> {
             mask,
             xor
         }),
-        (prop::sample::select(vec![CmpOp::Eq, CmpOp::Neq]), vec(any::<u8>(), 1..=16))
+        (prop::sample::select(vec![CmpOp::Eq, CmpOp::Neq, CmpOp::Lte, CmpOp::Gte]), vec(any::<u8>(), 1..=16))
             .prop_map(|(op, value)| Expr::Cmp { sreg: Reg(0), op, value: bytes(&value) }),
         (any::<bool>(), constant(), constant()).prop_map(|(negate, a, b)| {
             let (from, to) = if a <= b { (a, b) } else { (b, a) };

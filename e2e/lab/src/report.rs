@@ -107,8 +107,7 @@ impl Report {
         let mut names: Vec<&ObjectKey> = self.rows.iter().flat_map(|r| [&r.from, &r.to]).collect();
         names.sort_unstable();
         names.dedup();
-        let mut by_port: BTreeMap<(Protocol, u16), BTreeMap<(&ObjectKey, &ObjectKey), &Row>> =
-            BTreeMap::new();
+        let mut by_port: BTreeMap<(Protocol, u16), Pairs<'_>> = BTreeMap::new();
         for row in &self.rows {
             let port = by_port.entry((row.port.protocol, row.port.number)).or_default();
             port.insert((&row.from, &row.to), row);
@@ -176,6 +175,9 @@ impl Report {
         }
     }
 }
+
+/// The rows of one port, by client and server.
+type Pairs<'a> = BTreeMap<(&'a ObjectKey, &'a ObjectKey), &'a Row>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cell {

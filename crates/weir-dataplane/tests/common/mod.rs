@@ -81,8 +81,14 @@ fn evaluate(table: &Table, rule: &Rule, packet: &Packet) -> Option<Verdict> {
                 load(&mut registers, dreg.0, &masked);
             }
             Expr::Cmp { sreg, op, value } => {
-                let equal = read(&registers, sreg.0, value.len()) == value.as_slice();
-                if equal != (*op == CmpOp::Eq) {
+                let loaded = read(&registers, sreg.0, value.len());
+                let holds = match op {
+                    CmpOp::Eq => loaded == value.as_slice(),
+                    CmpOp::Neq => loaded != value.as_slice(),
+                    CmpOp::Lte => loaded <= value.as_slice(),
+                    CmpOp::Gte => loaded >= value.as_slice(),
+                };
+                if !holds {
                     return None;
                 }
             }

@@ -1,0 +1,181 @@
+//! The plan against the real kernel, in network namespaces of the tests' own.
+
+#[path = "../../weir-compiler/tests/common/mod.rs"]
+mod world;
+
+use std::cell::RefCell;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use nix::sched::{CloneFlags, unshare};
+use proptest::prelude::*;
+use proptest::test_runner::{TestCaseError, TestRunner};
+use weir_agent::kernel::{Done, Kernel, cleanup};
+use weir_compiler::{Compiler, Scope};
+use weir_dataplane::model::{Family, Table};
+use weir_dataplane::{Attachment, Attachments, Planner, TABLE};
+use weir_nft::Nft;
+use world::batches;
+
+/// Runs in a network namespace of its own, which goes with the thread.
+fn in_netns<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+    let inside = move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("needs root, and the right to make network namespaces");
+        test()
+    };
+    std::thread::spawn(inside).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn dump() -> Option<Table> {
+    Nft::open().unwrap().dump(Family::Inet, TABLE).unwrap()
+}
+
+/// Feeds nft, which enters this thread's namespace as every child does.
+fn nft(text: &str) {
+    let mut child =
+        Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft (package nftables)");
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "nft refused:\n{text}");
+}
+
+fn attachments(planner: &Planner, seed: u64) -> Attachments {
+    let mut all = Attachments::new();
+    for (i, (key, pod)) in planner.slice().pods.iter().enumerate() {
+        for address in &pod.addresses {
+            match seed >> (i % 60) & 3 {
+                0 => continue,
+                1 => all.insert(*address, Attachment::Shared("cni0".into())),
+                _ => all.insert(*address, Attachment::Own(format!("veth-{}-{}", key.namespace, key.name))),
+            };
+        }
+    }
+    all
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_kernel_holds_the_plan_after_every_change() {
+    in_netns(|| {
+        let kernel = RefCell::new(Kernel::open().unwrap());
+        let mut runner = TestRunner::new(world::cases(40));
+        let cases = (batches(8), proptest::collection::vec(any::<u64>(), 8));
+        runner
+            .run(&cases, |(batches, seeds)| {
+                let mut kernel = kernel.borrow_mut();
+                let mut compiler = Compiler::new(Scope::Node("n1".into()));
+                let mut planner = Planner::new();
+                planner.take();
+                kernel.doubt(); // what the last case left is an installed table like any other
+                kernel.sync(planner.table(), None).unwrap();
+                for (batch, seed) in batches.into_iter().zip(seeds) {
+                    for delta in compiler.apply(batch).slices {
+                        planner.update(&delta.changes);
+                    }
+                    planner.attach(attachments(&planner, seed));
+                    let pending = planner.take();
+                    let done = kernel
+                        .sync(planner.table(), pending)
+                        .map_err(|e| TestCaseError::fail(format!("{e}\n{}", planner.table())))?;
+                    prop_assert_eq!(matches!(done, Done::Applied { compared: true, .. }), false);
+                    prop_assert_eq!(dump(), Some(planner.table().clone()));
+                }
+                // the text that `nft -f` reads makes the same table
+                cleanup().unwrap();
+                prop_assert_eq!(dump(), None);
+                nft(&planner.table().to_string());
+                prop_assert_eq!(dump(), Some(planner.table().clone()), "{}", planner.table());
+                kernel.doubt();
+                prop_assert_eq!(kernel.sync(planner.table(), None).unwrap(), Done::Nothing);
+                Ok(())
+            })
+            .unwrap_or_else(|e| panic!("{e}"));
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_start_without_change_commits_nothing() {
+    in_netns(|| {
+        let planner = Planner::new();
+        let mut first = Kernel::open().unwrap();
+        assert!(matches!(first.sync(planner.table(), None).unwrap(), Done::Applied { .. }));
+        let before = Nft::open().unwrap().generation().unwrap();
+        let mut second = Kernel::open().unwrap();
+        assert_eq!(second.sync(planner.table(), None).unwrap(), Done::Nothing);
+        assert_eq!(Nft::open().unwrap().generation().unwrap(), before);
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_others_did_to_the_table_is_mended_and_their_own_is_not_touched() {
+    in_netns(|| {
+        let planner = Planner::new();
+        let mut kernel = Kernel::open().unwrap();
+        kernel.sync(planner.table(), None).unwrap();
+        let others = "table ip weir { chain forward { type filter hook forward priority 0; counter accept; }; }\n\
+                      table inet weird { set s { type ipv4_addr; elements = { 10.0.0.1 }; }; }\n";
+        nft(others);
+        let listing = || {
+            let out = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+            String::from_utf8(out.stdout).unwrap()
+        };
+        let foreign = |text: String| {
+            text.split("table ")
+                .filter(|t| !t.starts_with("inet weir {"))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let before = foreign(listing());
+        for damage in [
+            "flush chain inet weir forward",
+            "delete table inet weir",
+            "add table inet weir { flags dormant; }",
+            "add chain inet weir stray { type filter hook output priority 0; policy drop; }",
+            "add element inet weir egress_by_interface { \"eth0\" : drop }",
+            "insert rule inet weir input drop",
+            "flush ruleset",
+        ] {
+            nft(damage);
+            if damage == "flush ruleset" {
+                nft(others);
+            }
+            kernel.doubt();
+            assert!(
+                matches!(kernel.sync(planner.table(), None).unwrap(), Done::Applied { compared: true, .. }),
+                "{damage}"
+            );
+            assert_eq!(dump().as_ref(), Some(planner.table()), "{damage}");
+            assert_eq!(foreign(listing()), before, "{damage}");
+        }
+        cleanup().unwrap();
+        assert_eq!(dump(), None);
+        assert_eq!(foreign(listing()), before);
+        cleanup().expect("twice is no error");
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_refusal_names_the_object_and_leaves_the_kernel_as_it_was() {
+    in_netns(|| {
+        let mut planner = Planner::new();
+        let mut kernel = Kernel::open().unwrap();
+        kernel.sync(planner.table(), None).unwrap();
+        planner.take();
+        let before = planner.table().clone();
+        // a rule on a set that is not there
+        let mut broken = before.clone();
+        let rule = broken.chains["forward"].rules[3].clone();
+        broken.chains.entry("input".into()).and_modify(|c| c.rules.push(rule));
+        broken.sets.remove("hairpin_4");
+        kernel.doubt();
+        let error = kernel.sync(&broken, None).unwrap_err().to_string();
+        assert!(error.contains("hairpin_4") && error.contains("table inet weir"), "{error}");
+        assert_eq!(dump(), Some(before.clone()));
+        assert!(kernel.retry_after().is_some());
+        // what comes next is not held up by it
+        kernel.sync(&before, None).unwrap();
+        assert!(kernel.retry_after().is_none());
+    });
+}
