@@ -71,6 +71,8 @@ pub fn hold(mut lab: Lab, dir: &Path, on_ready: impl FnOnce() -> Result<()>) -> 
                 continue;
             }
         };
+        // Its standard error is the log of the lab.
+        eprintln!("weir-lab: asked for {request:?}");
         let last = matches!(request, Request::Down);
         if last {
             // Gone before the answer, so that a next `up` finds nothing.

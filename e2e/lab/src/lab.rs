@@ -278,8 +278,9 @@ pub fn read(paths: &[PathBuf], notes: &mut Vec<String>) -> Result<Objects> {
     notes.extend(said);
     anyhow::ensure!(
         objects.of_kind("Pod").next().is_some(),
-        "no Pod in {}: a cluster without pods has nobody to ask",
-        paths.iter().map(|p: &PathBuf| Path::display(p).to_string()).collect::<Vec<_>>().join(", ")
+        "no Pod in {}: a cluster without pods has nobody to ask{}",
+        paths.iter().map(|p: &PathBuf| Path::display(p).to_string()).collect::<Vec<_>>().join(", "),
+        notes.iter().map(|note| format!("\n  {note}")).collect::<String>()
     );
     Ok(objects)
 }
