@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 use weir_compiler::object::{Event, ObjectKey};
 use weir_compiler::policy::Problem;
 use weir_compiler::{Compiler, Scope};
-use weir_dataplane::{Attachments, Planner};
+use weir_dataplane::model::Family;
+use weir_dataplane::{Attachments, Planner, TABLE};
 use weir_nft::Listener;
 use weir_source::Update;
 
@@ -99,7 +100,7 @@ pub async fn run(options: Options) -> Result<()> {
     reason = "the successor is unsafe for types that may close or replace their descriptor; Listener owns one for life"
 )]
 fn listen() -> Result<AsyncFd<Listener>> {
-    AsyncFd::new(Listener::open()?).context("cannot wait for changes of the ruleset")
+    AsyncFd::new(Listener::open(Family::Inet, TABLE)?).context("cannot wait for changes of the ruleset")
 }
 
 fn start(source: Source, sender: mpsc::Sender<Update>) -> Result<tokio::task::JoinHandle<Result<()>>> {

@@ -4,8 +4,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use crate::error::OpenError;
+use crate::kernel;
 use crate::socket::{Received, Socket};
 use crate::wire::{self, Kind, be32, string};
+use weir_dataplane::model::Family;
 
 /// `NFNLGRP_NFTABLES` as a bit.
 const GROUP: u32 = 1 << (7 - 1);
@@ -15,6 +17,8 @@ const GROUP: u32 = 1 << (7 - 1);
 pub struct Commit {
     /// The generation that it made.
     pub generation: u32,
+    /// It changed something of the table that is listened to.
+    pub touched: bool,
     /// The netlink address of the socket that it came from: [`Nft::port`](crate::Nft::port) if it was ours.
     pub port: u32,
     /// The thread that sent it; its first thread has the process's own number.
@@ -33,9 +37,9 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Somebody else changed the ruleset, or may have: `ours` is [`Nft::port`](crate::Nft::port).
+    /// Somebody else changed the table, or may have: `ours` is [`Nft::port`](crate::Nft::port).
     pub fn foreign(&self, ours: u32) -> bool {
-        self.lost || self.commits.iter().any(|commit| commit.port != ours)
+        self.lost || self.commits.iter().any(|commit| commit.touched && commit.port != ours)
     }
 }
 
@@ -43,12 +47,17 @@ impl Changes {
 /// namespace, in any table.
 pub struct Listener {
     socket: Socket,
+    family: u8,
+    table: String,
+    /// Something of the table was in the commit of which the end is still to come.
+    touched: bool,
 }
 
 impl Listener {
-    /// Opens it; what was committed before is not reported.
-    pub fn open() -> Result<Listener, OpenError> {
-        Ok(Listener { socket: Socket::open(GROUP).map_err(crate::open_error)? })
+    /// Opens it for a table; what was committed before is not reported.
+    pub fn open(family: Family, table: &str) -> Result<Listener, OpenError> {
+        let socket = Socket::open(GROUP).map_err(crate::open_error)?;
+        Ok(Listener { socket, family: kernel::family(family), table: table.to_owned(), touched: false })
     }
 
     /// Takes all that has come. The kernel tells every object that was changed; here it is one entry a commit.
@@ -59,19 +68,26 @@ impl Listener {
                 Received::Nothing => return Ok(changes),
                 Received::Lost => changes.lost = true,
                 Received::Datagram(datagram) => {
-                    changes.commits.extend(
-                        wire::messages(datagram).filter(|message| message.is(Kind::NewGen)).filter_map(
-                            |message| {
-                                let attributes = message.attrs();
-                                Some(Commit {
-                                    generation: be32(attributes.clone().value_of(1)?)?,
-                                    port: message.port,
-                                    thread: attributes.clone().value_of(2).and_then(be32),
-                                    name: attributes.value_of(3).map(string),
-                                })
-                            },
-                        ),
-                    );
+                    for message in wire::messages(datagram) {
+                        if !message.is(Kind::NewGen) {
+                            // of every object, the first attribute is its table's name
+                            let table = message.attrs().value_of(1).map(string);
+                            self.touched |= message.family() == Some(self.family)
+                                && table.as_deref() == Some(&*self.table);
+                            continue;
+                        }
+                        let attributes = message.attrs();
+                        let touched = std::mem::take(&mut self.touched);
+                        if let Some(generation) = attributes.clone().value_of(1).and_then(be32) {
+                            changes.commits.push(Commit {
+                                generation,
+                                touched,
+                                port: message.port,
+                                thread: attributes.clone().value_of(2).and_then(be32),
+                                name: attributes.value_of(3).map(string),
+                            });
+                        }
+                    }
                 }
             }
         }

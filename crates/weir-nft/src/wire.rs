@@ -84,6 +84,11 @@ impl<'a> Message<'a> {
         self.kind == kind.message_type()
     }
 
+    /// The address family of a message of nf_tables (`NFPROTO_*`).
+    pub(crate) fn family(&self) -> Option<u8> {
+        self.payload.first().copied()
+    }
+
     /// Attributes of a message of nf_tables.
     pub(crate) fn attrs(&self) -> Attrs<'a> {
         attrs(self.payload.get(HEADERS - HEADER..).unwrap_or_default())

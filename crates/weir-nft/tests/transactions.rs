@@ -319,7 +319,7 @@ fn a_dump_is_never_of_two_generations() {
 #[ignore = "needs root"]
 fn a_listener_tells_own_from_foreign_commits() {
     let mut kernel = fresh_netns();
-    let mut listener = Listener::open().unwrap();
+    let mut listener = Listener::open(Family::Inet, TABLE).unwrap();
     assert_eq!(listener.drain().unwrap(), Default::default());
     kernel.apply(&inet(vec![Op::AddTable])).unwrap();
     let changes = listener.drain().unwrap();
@@ -333,6 +333,15 @@ fn a_listener_tells_own_from_foreign_commits() {
     assert_eq!(changes.commits.len(), 1, "{changes:?}");
     assert_eq!(changes.commits[0].name.as_deref(), Some("nft"));
     assert!(changes.foreign(kernel.port()), "{changes:?}");
+
+    // what others do to tables of theirs is no concern, also not in another family under the same name
+    nft(&["add", "table", "inet", "other"], "");
+    nft(&["add", "table", "ip", TABLE], "");
+    let changes = listener.drain().unwrap();
+    assert_eq!(changes.commits.len(), 2, "{changes:?}");
+    assert!(!changes.foreign(kernel.port()), "{changes:?}");
+    nft(&["flush", "ruleset"], "");
+    assert!(listener.drain().unwrap().foreign(kernel.port()));
 }
 
 /// A thread of its own, in a user namespace that owns no network namespace.
