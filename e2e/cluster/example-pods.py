@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Turns the clusters of policy-examples into pods that run: example-pods.py FAMILY DIRECTORY...
+"""Turns the clusters of policy-examples into pods that run: example-pods.py FAMILY IMAGE DIRECTORY...
 
 The lab's cluster.yaml of each DIRECTORY comes on stdin, as JSON, all of them together
 (`kubectl create --dry-run=client -o json`). Names, labels, nodes and named ports stay; the
@@ -56,8 +56,9 @@ def pod(family, image, o, ports):
     where = {"namespace": meta["namespace"], "name": meta["name"]}
     return [
         {"apiVersion": "v1", "kind": "Pod", "metadata": where | {"labels": meta.get("labels", {}) | {LABEL: identity}},
-         "spec": {"nodeName": spec["nodeName"], "hostname": identity, "terminationGracePeriodSeconds": 0,
-                  "enableServiceLinks": False, "automountServiceAccountToken": False, "containers": serve}},
+         "spec": {"nodeName": spec["nodeName"], "hostname": identity, "dnsPolicy": "Default",
+                  "terminationGracePeriodSeconds": 0, "enableServiceLinks": False,
+                  "automountServiceAccountToken": False, "containers": serve}},
         {"apiVersion": "v1", "kind": "Service", "metadata": where,
          "spec": {"selector": {LABEL: identity}, "ipFamilyPolicy": "PreferDualStack",
                   "ports": [{"name": f"{proto.lower()}-{p}", "protocol": proto, "port": 20000 + p, "targetPort": p}

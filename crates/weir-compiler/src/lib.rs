@@ -15,6 +15,7 @@
 //! the same slices. Statements cited as N41, U6 or T1 are in `docs/semantics.md`.
 
 pub mod cidr;
+mod commit;
 mod compiler;
 mod graph;
 mod lower;
@@ -22,6 +23,7 @@ pub mod object;
 pub mod policy;
 mod population;
 pub mod ports;
+mod profiles;
 pub mod ranges;
 pub mod selector;
 pub mod slice;

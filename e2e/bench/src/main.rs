@@ -1,0 +1,102 @@
+//! What a change, a start and a large transaction cost, beside the goals that `docs/performance.md` states.
+//!
+//! ```text
+//!   cluster: a made-up cluster, as manifests ──> events
+//!                 │                                │
+//!                 │ a folder                       v
+//!                 v                       node: compiler, planner, kernel ──┬─> change  in process
+//!            weir-agent, the program ──┬─> live    a file renamed           └─> start   in process
+//!                                      └─> start   memory, a second start
+//!   bulk: a large table, against nft -f
+//!                                          all ──> figures: a table, and a line of JSON
+//! ```
+//!
+//! Everything happens in network namespaces that end with this process, and so do the agents. No figure
+//! fails a run: an exit code other than 0 means that something could not be measured, or that
+//! the kernel did not hold what it should.
+
+mod bulk;
+mod change;
+mod cluster;
+mod figures;
+mod live;
+mod node;
+mod start;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+use nix::sys::signal::{SigSet, Signal};
+
+use figures::Report;
+
+/// Measures what Weir costs and prints it beside its goals; needs root.
+///
+/// The last line is JSON. Takes about a minute, everything in network namespaces of its own.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// What to measure (default: everything)
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// From an event to the kernel, in process
+    Change,
+    /// From a renamed manifest to the kernel, with the agent's program
+    Live,
+    /// From synced sources to committed rules; the agent's memory; a start that changes nothing
+    Start,
+    /// A large table, against nft -f of the same
+    Bulk,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weir-bench: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
+    end_with_signals(scratch.path())?;
+    let mut report = Report::default();
+    let wanted = |part| cli.parts.is_empty() || cli.parts.contains(&part);
+    if wanted(Part::Change) {
+        change::measure(&mut report, &scratch.path().join("change"))?;
+    }
+    if wanted(Part::Live) {
+        live::measure(&mut report, &scratch.path().join("live"))?;
+    }
+    if wanted(Part::Start) {
+        start::measure(&mut report, &scratch.path().join("start"))?;
+    }
+    if wanted(Part::Bulk) {
+        bulk::measure(&mut report)?;
+    }
+    println!("\n{}", report.json());
+    Ok(())
+}
+
+/// Ctrl-C leaves no files behind. Namespaces and agents end with the process in any case.
+fn end_with_signals(scratch: &Path) -> Result<()> {
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+    // before there are other threads: they inherit it
+    signals.thread_block().context("cannot block signals")?;
+    let scratch = scratch.to_owned();
+    std::thread::spawn(move || {
+        if let Ok(signal) = signals.wait() {
+            let _ = std::fs::remove_dir_all(&scratch);
+            std::process::exit(128 + signal as i32);
+        }
+    });
+    Ok(())
+}
