@@ -1,13 +1,15 @@
 //! Compiles Kubernetes network policy into a rule graph, cut into one slice per node.
 //!
 //! ```text
-//!   Event ──> object ──> population   namespaces, pods, addresses; which selectors match whom
-//!                  └──> policy        a NetworkPolicy, read clause by clause; problems
-//!                         └─> lower ──> graph     Ruleset ─> Rule ─> PeerSet, PortSet (petgraph)
-//!                                          │
-//!   compiler: apply(events) ───────────────┴──> slice: SliceDelta per node ──> NodeSlice
-//!                                                                                 │
-//!                                         verdict: may this flow pass, and why <──┘
+//!   Event ──> population   namespaces, pods, addresses; which selectors match whom
+//!        └──> policy       a NetworkPolicy, read clause by clause; its problems
+//!               └─> lower ──> graph      Ruleset ─> Rule ─> PeerSet, PortSet (petgraph)
+//!                                │
+//!   profiles: which policies select which pods, and the rulesets that this gives
+//!                                │
+//!   commit: what that changes ───┴──> slice: SliceDelta per node ──> NodeSlice
+//!                                                                        │
+//!                                 verdict: may this flow pass, and why <─┘
 //! ```
 //!
 //! There is one way in, [`Compiler::apply`], for the first object and for the millionth change.

@@ -45,19 +45,19 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kubeconfig is missing or wrong.
-    #[error("kubeconfig {}cannot be used: {source}; name one with --kubeconfig FILE, or run in a pod", .path.as_ref().map(|p| format!("{} ", p.display())).unwrap_or_default())]
+    #[error("kubeconfig {}cannot be used: {reason}; name one with --kubeconfig FILE, or run in a pod", .path.as_ref().map(|p| format!("{} ", p.display())).unwrap_or_default())]
     Kubeconfig {
         /// The file, if one was named.
         path: Option<PathBuf>,
         /// What is wrong with it.
-        source: Box<KubeconfigError>,
+        reason: Box<KubeconfigError>,
     },
     /// The pod's service account cannot be used.
     #[error("the pod's service account cannot be used: {0}; is automountServiceAccountToken off?")]
-    InCluster(#[source] kube::config::InClusterError),
+    InCluster(kube::config::InClusterError),
     /// Certificates or keys cannot be used.
     #[error("no connection can be set up: {0}; check the certificates and keys in the kubeconfig")]
-    Client(#[source] Box<kube::Error>),
+    Client(Box<kube::Error>),
 }
 
 /// Follows namespaces, pods and NetworkPolicies of a cluster until the receiver is dropped.
@@ -113,7 +113,7 @@ fn apply(differ: &mut Differ, step: Step) -> Option<Problem> {
 
 async fn connect(options: Options) -> Result<Client, Error> {
     let path = options.kubeconfig.clone();
-    let wrong = |source| Error::Kubeconfig { path: path.clone(), source: Box::new(source) };
+    let wrong = |source| Error::Kubeconfig { path: path.clone(), reason: Box::new(source) };
     let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     let mut config = if options.kubeconfig.is_none() && options.context.is_none() && in_pod {
         Config::incluster().map_err(Error::InCluster)?
