@@ -52,6 +52,17 @@ pub struct ClauseRef {
     pub port: Option<usize>,
 }
 
+/// A clause that does not let the traffic pass, and what of it does match.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Miss {
+    /// A peer with a port; where the rule has several of one that does not match, each of them.
+    pub clause: ClauseRef,
+    /// The peer matches; the port does not.
+    pub peer_matches: bool,
+    /// The port matches; the peer does not.
+    pub port_matches: bool,
+}
+
 impl std::fmt::Display for ClauseRef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let direction = self.direction.as_str();
@@ -105,6 +116,48 @@ impl NodeSlice {
         let isolates = |key: &&ObjectKey| self.policies[*key].rules(direction).is_some();
         let by = profile.policies.iter().filter(isolates).cloned().collect();
         Verdict { allowed: false, reason: Reason::NoClause(by) }
+    }
+
+    /// The clauses of the policies that isolate the pod in a direction which come nearest to letting
+    /// this traffic pass: those of which one half matches, or, if there are none, all. In the order of
+    /// names and indexes.
+    pub fn nearest_misses(&self, pod: &ObjectKey, direction: Direction, peer: IpAddr, l4: L4) -> Vec<Miss> {
+        let Some(state) = self.pods.get(pod) else { return Vec::new() };
+        let mut misses = Vec::new();
+        for policy in &self.profiles[&state.profile].policies {
+            for (rule, clause) in self.policies[policy].rules(direction).into_iter().flatten().enumerate() {
+                let peers = indexes(clause.peers.as_deref());
+                let ports = indexes(clause.ports.as_deref());
+                for (peer_at, port_at) in peers.iter().flat_map(|p| ports.iter().map(move |q| (*p, *q))) {
+                    // the rule with this peer and this port alone
+                    let one_peer =
+                        peer_at.map(|i| vec![clause.peers.as_ref().expect("it has peers")[i].clone()]);
+                    let one_port =
+                        port_at.map(|i| vec![clause.ports.as_ref().expect("it has ports")[i].clone()]);
+                    let only = |peers, ports| RuleClause { peers, ports };
+                    let matches =
+                        |rule: &RuleClause| self.match_rule(state, rule, direction, peer, l4).is_some();
+                    if matches(&only(one_peer.clone(), one_port.clone())) {
+                        continue;
+                    }
+                    misses.push(Miss {
+                        clause: ClauseRef {
+                            policy: policy.clone(),
+                            direction,
+                            rule,
+                            peer: peer_at,
+                            port: port_at,
+                        },
+                        peer_matches: matches(&only(one_peer, None)),
+                        port_matches: matches(&only(None, one_port)),
+                    });
+                }
+            }
+        }
+        if misses.iter().any(|m| m.peer_matches || m.port_matches) {
+            misses.retain(|m| m.peer_matches || m.port_matches);
+        }
+        misses
     }
 
     fn rule_matches(&self, rule: RuleId, peer: IpAddr, l4: L4) -> bool {
@@ -209,5 +262,13 @@ impl NodeSlice {
             PeerClause::Nothing => false,
         };
         peers.iter().position(is_it).map(Some)
+    }
+}
+
+/// All indexes of a list; of a list that is not there, `None` once.
+fn indexes<T>(list: Option<&[T]>) -> Vec<Option<usize>> {
+    match list {
+        None => vec![None],
+        Some(list) => (0..list.len()).map(Some).collect(),
     }
 }

@@ -600,7 +600,7 @@ fn t18_peers_and_ports_are_never_multiplied() {
     assert!(!c.ingress("a/web", "10.0.0.2", "1998"));
 }
 
-/// lessons of others: names glued together without a separator.
+/// Engines that hash the two glued together let such policies share their rules.
 #[test]
 fn namespaces_and_names_do_not_run_into_each_other() {
     let mut c = Cluster::new(&[("team/x", "10.0.0.1"), ("teama/x", "10.0.0.2")]);
@@ -608,4 +608,24 @@ fn namespaces_and_names_do_not_run_into_each_other() {
     c.policy("teama/prod", json!({"ingress": [{"ports": [{"port": 2}]}]}));
     assert!(c.ingress("team/x", OUTSIDE, "1") && !c.ingress("team/x", OUTSIDE, "2"));
     assert!(c.ingress("teama/x", OUTSIDE, "2") && !c.ingress("teama/x", OUTSIDE, "1"));
+}
+
+#[test]
+fn the_nearest_misses_of_a_denial_say_which_half_matches() {
+    let mut c = Cluster::new(&[WEB, API]);
+    c.policy("a/p", json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [
+        {"from": [{"podSelector": {"matchLabels": {"app": "db"}}}], "ports": [{"port": 80}]},
+        {"from": [{"podSelector": {"matchLabels": {"app": "api"}}}], "ports": [{"port": 81}, {"port": "http"}]},
+        {"from": [{"podSelector": {"matchLabels": {"app": "db"}}}], "ports": [{"port": 99}]},
+    ]}));
+    let misses = c.0.slice("n").nearest_misses(
+        &object_key("a/web"),
+        Direction::Ingress,
+        "10.0.0.2".parse().unwrap(),
+        l4("80"),
+    );
+    let halves: Vec<_> =
+        misses.iter().map(|m| (m.clause.rule, m.clause.port, m.peer_matches, m.port_matches)).collect();
+    assert_eq!(halves, [(0, Some(0), false, true), (1, Some(0), true, false), (1, Some(1), true, false)]);
+    assert_eq!(misses[1].clause.to_string(), "a/p spec.ingress[1] from[0] ports[0]");
 }

@@ -1,7 +1,7 @@
 //! What the parts of the rule graph are in the kernel: sets for peers and ports, chains for rulesets.
 //!
 //! The chain of a ruleset says `return` to what may pass in its direction and drops the rest. It
-//! has a rule for each rule, peer set and protocol: simple, and linear in the number of rules.
+//! has a rule for each rule, peer set, address family and protocol: simple, and linear in their number.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -25,8 +25,8 @@
 //!
 //! # Nothing is lost
 //! A file that cannot be read or parsed, a list that breaks off, a server that is away: what was
-//! known before stays in force, and a [`Problem`] says so. A NetworkPolicy that cannot be
-//! understood is never left out: it closes the pods that it selects (see [`convert`]).
+//! known before stays in force, and a [`Problem`] says so. A NetworkPolicy of which the spec cannot be
+//! understood is not left out: it closes the pods that it selects (see [`convert`]).
 
 #[cfg(feature = "cluster")]
 pub mod cluster;

@@ -15,7 +15,22 @@ pub struct Node {
     pub name: String,
     /// One address of each family at least; those of its host-network pods where they say any.
     pub addresses: Vec<IpAddr>,
+    /// No node at all, but a machine beyond the cluster's: it runs neither agent nor pods.
+    pub outside: bool,
 }
+
+/// What takes part in probes besides pods.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Machines {
+    /// The nodes themselves, called `@node/NAME`.
+    pub nodes: bool,
+    /// A machine beyond the nodes, called `@net/outside`.
+    pub outside: bool,
+}
+
+/// The name of the machine outside: none that a node can have.
+const OUTSIDE: &str = "@outside";
 
 /// A pod that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +62,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// The pods that run.
     pub pods: Vec<Pod>,
+    /// Nodes and others that take part in probes, in the guise of host-network pods: no policy selects them.
+    pub machines: Vec<Pod>,
     /// Pods that get no namespace, and why.
     pub left_out: Vec<(ObjectKey, String)>,
 }
@@ -55,7 +72,11 @@ impl Cluster {
     /// From completed objects, and what was before: nodes stay, with their addresses, when their last pod goes.
     pub fn new(objects: &Objects, before: &Cluster) -> Cluster {
         let mut cluster = Cluster::default();
-        let known = before.nodes.iter().map(|n| (n.name.clone(), n.addresses.iter().copied().collect()));
+        let known = before
+            .nodes
+            .iter()
+            .filter(|n| !n.outside)
+            .map(|n| (n.name.clone(), n.addresses.iter().copied().collect()));
         let mut own_node_addresses: BTreeMap<String, BTreeSet<IpAddr>> = known.collect();
         let mut owners: BTreeMap<IpAddr, (Rank, ObjectKey)> = BTreeMap::new();
         let mut taken: BTreeSet<IpAddr> = own_node_addresses.values().flatten().copied().collect();
@@ -83,7 +104,7 @@ impl Cluster {
                         .extend((0..250).map(|turn| candidates(index, turn)).find(|ip| taken.insert(*ip)));
                 }
             }
-            cluster.nodes.push(Node { name, addresses: addresses.into_iter().collect() });
+            cluster.nodes.push(Node { name, addresses: addresses.into_iter().collect(), outside: false });
         }
         for pod in objects.of_kind("Pod") {
             let key = key(pod);
@@ -113,14 +134,48 @@ impl Cluster {
         cluster
     }
 
+    /// With these machines besides the pods.
+    pub fn with(mut self, machines: Machines) -> Cluster {
+        let mut add = |namespace: &str, name: &str, node: &Node| {
+            self.machines.push(Pod {
+                key: ObjectKey::new(namespace, name),
+                node: node.name.clone(),
+                addresses: node.addresses.clone(),
+                host_network: true,
+                ports: Vec::new(),
+            });
+        };
+        for node in self.nodes.iter().filter(|_| machines.nodes) {
+            add("@node", &node.name, node);
+        }
+        if machines.outside {
+            let addresses = vec![
+                Ipv4Addr::new(198, 51, 100, 1).into(),
+                Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1).into(),
+            ];
+            let node = Node { name: OUTSIDE.into(), addresses, outside: true };
+            add("@net", "outside", &node);
+            self.nodes.push(node);
+        }
+        self
+    }
+
+    /// Pods, and then machines: what flows are between.
+    pub fn ends(&self) -> Vec<Pod> {
+        self.pods.iter().chain(&self.machines).cloned().collect()
+    }
+
     /// The node of this name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|n| n.name == name)
     }
 
-    /// The pod that `namespace/name`, or `name` if there is but one of it, means.
+    /// The pod (or machine) that `namespace/name`, or `name` if there is but one of it, means.
     pub fn pod(&self, name: &str) -> Option<&Pod> {
-        let mut found = self.pods.iter().filter(|p| p.key.name == name || p.key.to_string() == name);
+        let mut found = self.pods.iter().chain(&self.machines).filter(|p| {
+            let by_name = p.key.name == name && !p.key.namespace.starts_with('@');
+            by_name || p.key.to_string() == name
+        });
         found.next().filter(|_| found.next().is_none())
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use weir_compiler::ports::L4;
 use weir_compiler::slice::{Direction, NodeSlice};
 use weir_compiler::{Compiler, Scope};
 
@@ -24,13 +23,14 @@ pub fn expected(manifests: &Path, cluster: &Cluster, flows: &[Flow]) -> (Vec<boo
     }
     let slices: HashMap<&str, NodeSlice> =
         cluster.nodes.iter().map(|n| (n.name.as_str(), compiler.slice(&n.name))).collect();
+    let ends = cluster.ends();
     let allows = |pod: &Pod, direction, peer, l4| {
         pod.host_network || slices[pod.node.as_str()].verdict(&pod.key, direction, peer, l4).allowed
     };
     let passes = |flow: &Flow| {
-        let (from, to) = (&cluster.pods[flow.from], &cluster.pods[flow.to]);
+        let (from, to) = (&ends[flow.from], &ends[flow.to]);
         let own_node = from.host_network && from.node == to.node;
-        let l4 = L4::Port(flow.port.protocol, flow.port.number);
+        let l4 = flow.port.protocol.l4(flow.destination, flow.port.number);
         allows(from, Direction::Egress, flow.destination, l4)
             && (own_node || allows(to, Direction::Ingress, flow.source, l4))
     };

@@ -2,47 +2,114 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow};
 use serde_json::Value;
 use weir_compiler::object::Protocol;
+use weir_compiler::ports::L4;
 
 use crate::cluster::Cluster;
 use crate::objects::{Objects, list, text};
 
 /// How many port numbers are probed unless the user names some.
 pub const LIMIT: usize = 8;
+/// The largest payload of a datagram.
+const MAX_BYTES: u16 = 60_000;
 
-/// A protocol and a port.
+/// What carries a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Transport {
+    /// A connection, and the server's name over it.
+    Tcp,
+    /// A datagram and its answer.
+    Udp,
+    /// An INIT chunk and its INIT ACK.
+    Sctp,
+    /// An echo request and its reply, of ICMP or ICMPv6.
+    Icmp,
+}
+
+impl Transport {
+    /// What rules see of it in the family of `address`, with a destination port if it has any.
+    pub fn l4(self, address: IpAddr, port: u16) -> L4 {
+        match self {
+            Transport::Tcp => L4::Port(Protocol::Tcp, port),
+            Transport::Udp => L4::Port(Protocol::Udp, port),
+            Transport::Sctp => L4::Port(Protocol::Sctp, port),
+            Transport::Icmp => L4::Other(if address.is_ipv4() { 1 } else { 58 }),
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Transport::Tcp => "TCP",
+            Transport::Udp => "UDP",
+            Transport::Sctp => "SCTP",
+            Transport::Icmp => "ICMP",
+        })
+    }
+}
+
+/// What to probe: `80/TCP`, `53/UDP`, `53/UDP:4000` (datagrams of so many bytes), `9/SCTP` or `ICMP` (echo).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Port {
-    /// The number.
+    /// The destination port; 0 for ICMP.
     pub number: u16,
-    /// TCP or UDP.
-    pub protocol: Protocol,
+    /// The protocol.
+    pub protocol: Transport,
+    /// Payload of a UDP probe, if it is to be large; 0: as it comes.
+    #[serde(default)]
+    pub bytes: u16,
+}
+
+impl Port {
+    /// A port, and probes of no special size.
+    pub fn new(number: u16, protocol: Transport) -> Port {
+        Port { number, protocol, bytes: 0 }
+    }
 }
 
 impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.number, self.protocol)
+        match self {
+            Port { protocol: Transport::Icmp, .. } => f.write_str("ICMP"),
+            Port { number, protocol, bytes: 0 } => write!(f, "{number}/{protocol}"),
+            Port { number, protocol, bytes } => write!(f, "{number}/{protocol}:{bytes}"),
+        }
     }
 }
 
 impl FromStr for Port {
     type Err = anyhow::Error;
     fn from_str(s: &str) -> Result<Port> {
-        let (number, protocol) = s.split_once('/').unwrap_or((s, "TCP"));
-        let protocol = protocol.to_ascii_uppercase().parse::<Protocol>()?;
-        match number.parse::<u16>() {
-            Ok(number) if number > 0 && protocol != Protocol::Sctp => Ok(Port { number, protocol }),
-            _ => bail!("port {s:?} is not like 80/TCP or 53/UDP"),
+        if s.eq_ignore_ascii_case("ICMP") {
+            return Ok(Port::new(0, Transport::Icmp));
         }
+        let wrong = || anyhow!("port {s:?} is not like 80/TCP, 53/UDP, 53/UDP:4000, 9/SCTP or ICMP");
+        let (number, protocol) = s.split_once('/').unwrap_or((s, "TCP"));
+        let (protocol, bytes) = protocol.split_once(':').unwrap_or((protocol, "0"));
+        let protocol = match protocol.to_ascii_uppercase().as_str() {
+            "TCP" => Transport::Tcp,
+            "UDP" => Transport::Udp,
+            "SCTP" => Transport::Sctp,
+            _ => return Err(wrong()),
+        };
+        let number = number.parse().ok().filter(|n| *n > 0).ok_or_else(wrong)?;
+        let bytes = bytes.parse().ok().filter(|n| *n <= MAX_BYTES).ok_or_else(wrong)?;
+        if bytes > 0 && protocol != Transport::Udp {
+            return Err(wrong());
+        }
+        Ok(Port { number, protocol, bytes })
     }
 }
 
-/// Both protocols at each port that policies name or pods declare, and at one that nobody mentions. The second
-/// part tells of what was cut off.
+/// TCP and UDP, and SCTP where policies or pods name it (N62), at each port that policies name or pods declare
+/// and at one that nobody mentions. The second part tells of what was cut off.
 pub fn that_matter(objects: &Objects, cluster: &Cluster) -> (Vec<Port>, Option<String>) {
     let mut numbers = Vec::new();
     let mut add = |n: u64| {
@@ -84,15 +151,19 @@ pub fn that_matter(objects: &Objects, cluster: &Cluster) -> (Vec<Port>, Option<S
     });
     numbers.sort_unstable();
     numbers.push(unmentioned);
-    let ports = [Protocol::Tcp, Protocol::Udp]
+    let mut protocols = vec![Transport::Tcp, Transport::Udp];
+    if has_sctp(objects) || cluster.pods.iter().flat_map(|p| &p.ports).any(|(_, p, _)| *p == Protocol::Sctp) {
+        protocols.push(Transport::Sctp);
+    }
+    let ports = protocols
         .into_iter()
-        .flat_map(|protocol| numbers.iter().map(move |&number| Port { number, protocol }))
+        .flat_map(|protocol| numbers.iter().map(move |&number| Port::new(number, protocol)))
         .collect();
     (ports, cut)
 }
 
-/// Whether policies name ports of SCTP, for which no packets are sent.
-pub fn has_sctp(objects: &Objects) -> bool {
+/// Whether policies name ports of SCTP.
+fn has_sctp(objects: &Objects) -> bool {
     objects.of_kind("NetworkPolicy").any(|policy| {
         let rules = list(policy, "/spec/ingress").iter().chain(list(policy, "/spec/egress"));
         rules.flat_map(|rule| list(rule, "/ports")).any(|port| text(port, "/protocol") == "SCTP")
@@ -112,7 +183,7 @@ mod tests {
             "spec": {"nodeName": "n", "containers": [{"ports": container_ports}]}, "status": {"podIP": "10.0.0.1"}});
         objects.all.insert(("Pod".into(), "x".into(), "a".into()), pod);
         let (ports, _) = that_matter(&objects, &Cluster::new(&objects, &Cluster::default()));
-        ports.into_iter().filter(|p| p.protocol == Protocol::Udp).map(|p| p.number).collect()
+        ports.into_iter().filter(|p| p.protocol == Transport::Udp).map(|p| p.number).collect()
     }
 
     #[test]
@@ -131,5 +202,24 @@ mod tests {
     fn many_ports_are_cut_off() {
         let many: Vec<Value> = (1..100).map(|n| json!({"port": n})).collect();
         assert_eq!(ports(json!(many), json!([])).len(), LIMIT);
+    }
+
+    #[test]
+    fn n62_sctp_is_probed_where_it_is_named() {
+        let mut objects = Objects::default();
+        let policy = json!({"spec": {"ingress": [{"ports": [{"port": 9, "protocol": "SCTP"}]}]}});
+        objects.all.insert(("NetworkPolicy".into(), "x".into(), "p".into()), policy);
+        let (ports, _) = that_matter(&objects, &Cluster::default());
+        assert!(ports.contains(&Port::new(9, Transport::Sctp)), "{ports:?}");
+    }
+
+    #[test]
+    fn ports_read_as_they_are_written() {
+        for text in ["80/TCP", "53/UDP", "53/UDP:4000", "9/SCTP", "ICMP"] {
+            assert_eq!(text.parse::<Port>().unwrap().to_string(), text);
+        }
+        for text in ["80/ICMP", "0/TCP", "80/TCP:9", "53/UDP:65535", "x"] {
+            assert!(text.parse::<Port>().is_err(), "{text}");
+        }
     }
 }

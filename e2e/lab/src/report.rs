@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
-use weir_compiler::object::{ObjectKey, Protocol};
+use weir_compiler::object::ObjectKey;
 
-use crate::ports::Port;
+use crate::ports::{Port, Transport};
 
 /// How many differences are spelt out below the tables.
 const LISTED: usize = 20;
@@ -60,7 +60,9 @@ struct JsonRow<'a> {
     from: String,
     to: String,
     port: u16,
-    protocol: Protocol,
+    protocol: Transport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u16>,
     expected: bool,
     observed: bool,
     /// Only where the families are not of one mind.
@@ -94,6 +96,7 @@ impl Report {
                 to: row.to.to_string(),
                 port: row.port.number,
                 protocol: row.port.protocol,
+                bytes: (row.port.bytes > 0).then_some(row.port.bytes),
                 expected: row.expected(),
                 observed: row.observed(),
                 families: row.is_mixed().then_some(&row.families),
@@ -107,23 +110,22 @@ impl Report {
         let mut names: Vec<&ObjectKey> = self.rows.iter().flat_map(|r| [&r.from, &r.to]).collect();
         names.sort_unstable();
         names.dedup();
-        let mut by_port: BTreeMap<(Protocol, u16), Pairs<'_>> = BTreeMap::new();
+        let mut by_port: BTreeMap<(Transport, Port), Pairs<'_>> = BTreeMap::new();
         for row in &self.rows {
-            let port = by_port.entry((row.port.protocol, row.port.number)).or_default();
+            let port = by_port.entry((row.port.protocol, row.port)).or_default();
             port.insert((&row.from, &row.to), row);
         }
         let mut groups: Vec<(Vec<Port>, Vec<Vec<Cell>>)> = Vec::new();
-        for ((protocol, number), rows) in &by_port {
+        for ((_, port), rows) in &by_port {
             let cells: Vec<Vec<Cell>> = names
                 .iter()
                 .map(|from| {
                     names.iter().map(|to| Cell::of(from, to, rows.get(&(*from, *to)).copied())).collect()
                 })
                 .collect();
-            let port = Port { number: *number, protocol: *protocol };
             match groups.iter_mut().find(|(_, other)| *other == cells) {
-                Some((ports, _)) => ports.push(port),
-                None => groups.push((vec![port], cells)),
+                Some((ports, _)) => ports.push(*port),
+                None => groups.push((vec![*port], cells)),
             }
         }
         let mut text = String::new();
@@ -265,7 +267,7 @@ mod tests {
         Row {
             from: ObjectKey::new("x", from),
             to: ObjectKey::new("x", to),
-            port: Port { number, protocol: Protocol::Tcp },
+            port: Port::new(number, Transport::Tcp),
             families: families
                 .iter()
                 .map(|(f, expected, observed)| {
