@@ -11,6 +11,7 @@
 //! changed the ruleset, the table is read back, compared with the plan, and only what differs is
 //! changed. Rules stay when the agent ends; [`kernel::cleanup`] removes them.
 
+pub mod bridge;
 pub mod kernel;
 pub mod links;
 pub mod run;

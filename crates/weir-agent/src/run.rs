@@ -1,6 +1,6 @@
 //! The agent's loop: what came in since the last turn becomes one transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use weir_dataplane::{Attachments, Planner, TABLE};
 use weir_nft::Listener;
 use weir_source::Update;
 
+use crate::bridge;
 use crate::kernel::{Done, Kernel};
 use crate::links::Watcher;
 
@@ -127,6 +128,8 @@ struct Agent {
     synced: bool,
     ready: bool,
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
+    /// What has been said of bridges whose packets pass by.
+    unfiltered: BTreeSet<String>,
     /// The last error, so that it is said once and not at each attempt.
     failing: Option<String>,
 }
@@ -141,6 +144,7 @@ impl Agent {
             synced: false,
             ready: false,
             problems: BTreeMap::new(),
+            unfiltered: BTreeSet::new(),
             failing: None,
         }
     }
@@ -188,7 +192,9 @@ impl Agent {
         if !self.synced {
             return;
         }
-        self.planner.attach(self.attachments(links));
+        let attachments = self.attachments(links);
+        self.report_bridges(&attachments);
+        self.planner.attach(attachments);
         let started = Instant::now();
         let pending = self.planner.take();
         match self.kernel.sync(self.planner.table(), pending) {
@@ -221,6 +227,14 @@ impl Agent {
                 }
             }
         }
+    }
+
+    fn report_bridges(&mut self, attachments: &Attachments) {
+        let unfiltered = bridge::unfiltered(attachments);
+        for warning in unfiltered.difference(&self.unfiltered) {
+            tracing::warn!("{warning}");
+        }
+        self.unfiltered = unfiltered;
     }
 
     fn attachments(&self, links: &Watcher) -> Attachments {

@@ -59,18 +59,27 @@ impl Netns {
 
     /// Carries out lines of the `ip` command, all of them or an error that shows the first that failed.
     pub fn ip(&self, lines: &[String]) -> Result<()> {
+        self.batch("ip", lines)
+    }
+
+    /// The same for the `bridge` command.
+    pub fn bridge(&self, lines: &[String]) -> Result<()> {
+        self.batch("bridge", lines)
+    }
+
+    fn batch(&self, program: &str, lines: &[String]) -> Result<()> {
         if lines.is_empty() {
             return Ok(());
         }
         self.run(|| {
-            let mut child = Command::new("ip")
+            let mut child = Command::new(program)
                 .args(["-batch", "-"])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
                 .stderr(Stdio::piped())
                 .spawn()
-                .context("cannot run `ip` (package iproute2)")?;
-            let mut stdin = child.stdin.take().context("ip has no input")?;
+                .with_context(|| format!("cannot run `{program}` (package iproute2)"))?;
+            let mut stdin = child.stdin.take().context("a command has no input")?;
             // A batch that stops early closes the pipe: its own message says more than EPIPE.
             let _ = stdin.write_all((lines.join("\n") + "\n").as_bytes());
             drop(stdin);
@@ -85,7 +94,7 @@ impl Netns {
                 .and_then(|s| s.split_whitespace().next())
                 .and_then(|s| s.trim_end_matches(':').parse().ok());
             let line = number.and_then(|n| lines.get(n - 1)).map_or("?", String::as_str);
-            bail!("`ip {line}` failed: {}", said.trim().replace('\n', "; "))
+            bail!("`{program} {line}` failed: {}", said.trim().replace('\n', "; "))
         })
     }
 
