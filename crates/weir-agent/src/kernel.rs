@@ -75,7 +75,11 @@ impl Kernel {
                 self.nft.apply(&pending).map(|()| Done::Applied { ops, compared: false }).map_err(Error::from)
             }
             None if self.in_step => Ok(Done::Nothing),
-            _ => self.compare(plan),
+            pending => {
+                // the difference has it all; at a start, twice the whole table would be in memory
+                drop(pending);
+                self.compare(plan)
+            }
         };
         self.in_step = result.is_ok();
         self.failures = if result.is_ok() { 0 } else { self.failures + 1 };

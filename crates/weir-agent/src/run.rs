@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use weir_compiler::object::{Event, ObjectKey};
 use weir_compiler::policy::Problem;
+use weir_compiler::slice::Change;
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::Family;
 use weir_dataplane::{Attachments, Planner, TABLE};
@@ -77,7 +78,10 @@ pub async fn run(options: Options) -> Result<()> {
                 }
                 agent.take(batch);
             }
-            changed = links.changed() => changed.context("cannot follow links and routes any more")?,
+            changed = links.changed() => {
+                changed.context("cannot follow links and routes any more")?;
+                agent.attach = true;
+            }
             ready = listener.readable_mut() => {
                 let mut ready = ready.context("cannot wait for changes of the ruleset")?;
                 let changes = ready.get_inner_mut().drain().context("cannot read changes of the ruleset")?;
@@ -126,6 +130,8 @@ struct Agent {
     /// The source has delivered its first complete set. Before, the kernel is left as it is: what an
     /// earlier run put there is better than half of the policies.
     synced: bool,
+    /// Pods, links or routes have changed: addresses may be attached elsewhere.
+    attach: bool,
     ready: bool,
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
     /// What has been said of bridges whose packets pass by.
@@ -142,6 +148,7 @@ impl Agent {
             planner: Planner::new(),
             kernel,
             synced: false,
+            attach: false,
             ready: false,
             problems: BTreeMap::new(),
             unfiltered: BTreeSet::new(),
@@ -167,6 +174,8 @@ impl Agent {
             self.report(policy, problems.unwrap_or_default());
         }
         for delta in deltas.slices.iter().filter(|d| d.node == self.node) {
+            let pods = |change: &Change| matches!(change, Change::Pod(..) | Change::PodGone(_));
+            self.attach |= delta.changes.iter().any(pods);
             self.planner.update(&delta.changes);
         }
         tracing::debug!(events, took = ?started.elapsed(), "compiled");
@@ -192,9 +201,11 @@ impl Agent {
         if !self.synced {
             return;
         }
-        let attachments = self.attachments(links);
-        self.report_bridges(&attachments);
-        self.planner.attach(attachments);
+        if std::mem::take(&mut self.attach) {
+            let attachments = self.attachments(links);
+            self.report_bridges(&attachments);
+            self.planner.attach(attachments);
+        }
         let started = Instant::now();
         let pending = self.planner.take();
         match self.kernel.sync(self.planner.table(), pending) {
