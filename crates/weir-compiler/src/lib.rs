@@ -9,7 +9,7 @@
 //!                                │
 //!   commit: what that changes ───┴──> slice: SliceDelta per node ──> NodeSlice
 //!                                                                        │
-//!                                 verdict: may this flow pass, and why <─┘
+//!             flow: what both ends say <── verdict: may it pass, and why <─┘
 //! ```
 //!
 //! There is one way in, [`Compiler::apply`], for the first object and for the millionth change.
@@ -19,6 +19,7 @@
 pub mod cidr;
 mod commit;
 mod compiler;
+pub mod flow;
 mod graph;
 mod lower;
 pub mod object;

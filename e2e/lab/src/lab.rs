@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::agent::{Agent, AgentSetup};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Machines, Pod};
 use crate::expected::expected;
 use crate::netns::Netns;
-use crate::network::{Network, PodLinks};
+use crate::network::{Fabric, Links, Network};
 use crate::objects::{Family, Objects};
 use crate::ports::{self, Port};
 use crate::probe::{Flow, Outcome, Prober};
@@ -25,10 +25,14 @@ const PATIENCE: [Duration; 3] =
     [Duration::from_millis(350), Duration::from_millis(700), Duration::from_secs(2)];
 
 /// How to build a lab.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// How pods are joined to their nodes.
-    pub links: PodLinks,
+    pub links: Links,
+    /// How nodes are joined to each other.
+    pub fabric: Fabric,
+    /// What takes part in probes besides pods.
+    pub machines: Machines,
     /// Addresses for pods without any; `None`: the families of the others.
     pub family: Option<Family>,
     /// The agent's program; `None`: no agents, everything passes.
@@ -55,7 +59,7 @@ impl Lab {
         let mut lab = Lab {
             agents: BTreeMap::new(),
             prober: Prober::new()?,
-            network: Network::new(options.links)?,
+            network: Network::new(options.links.clone(), options.fabric)?,
             cluster: Cluster::default(),
             objects: Objects::default(),
             options,
@@ -69,7 +73,7 @@ impl Lab {
     /// Makes these the objects of the cluster. Pods come, go and move; agents see the change in their folder.
     pub fn set(&mut self, mut objects: Objects) -> Result<()> {
         objects.complete(self.options.family);
-        let cluster = Cluster::new(&objects, &self.cluster);
+        let cluster = Cluster::new(&objects, &self.cluster).with(self.options.machines);
         for rebuilt in self.network.update(&cluster)? {
             // Its agent, if any, is in a namespace that is of no use now.
             self.agents.remove(&rebuilt);
@@ -79,7 +83,8 @@ impl Lab {
         self.objects = objects;
         self.changed = Some(Instant::now());
 
-        let nodes: BTreeSet<String> = self.cluster.nodes.iter().map(|n| n.name.clone()).collect();
+        let nodes: BTreeSet<String> =
+            self.cluster.nodes.iter().filter(|n| !n.outside).map(|n| n.name.clone()).collect();
         self.agents.retain(|node, _| nodes.contains(node));
         let new: Vec<String> = nodes.into_iter().filter(|n| !self.agents.contains_key(n)).collect();
         new.iter().try_for_each(|node| self.start_agent(node))?;
@@ -103,6 +108,22 @@ impl Lab {
         let mut objects = self.objects.clone();
         objects.remove(other);
         self.set(objects)
+    }
+
+    /// Takes a pod's interface away, and lets it come back with the same name, addresses and routes.
+    pub fn replug(&mut self, pod: &str) -> Result<()> {
+        let pod = self.pod(pod)?;
+        self.changed = Some(Instant::now());
+        self.network.replug(&pod)
+    }
+
+    /// Makes packets through a pod's link no larger than this.
+    pub fn set_mtu(&mut self, pod: &str, mtu: u16) -> Result<()> {
+        self.network.set_mtu(&self.pod(pod)?, mtu)
+    }
+
+    fn pod(&self, name: &str) -> Result<Pod> {
+        self.cluster.pod(name).cloned().with_context(|| format!("no pod {name}, or several"))
     }
 
     /// Starts the agent of a node that has none, and does not wait for it.
@@ -156,12 +177,18 @@ impl Lab {
         self.network.node(name).or_else(|| self.network.pod(self.cluster.pod(name)?))
     }
 
-    /// Every pair of pods at every port, in every family that both have; no pod to itself.
+    /// Every pair of pods (and of pods and machines) at every port, in every family that both have; no pod to
+    /// itself.
     pub fn flows(&self, ports: &[Port]) -> Vec<Flow> {
         let mut flows = Vec::new();
+        let ends = self.cluster.ends();
+        let is_machine = |end: usize| end >= self.cluster.pods.len();
         for &port in ports {
-            for (from, a) in self.cluster.pods.iter().enumerate() {
-                for (to, b) in self.cluster.pods.iter().enumerate().filter(|(to, _)| *to != from) {
+            for (from, a) in ends.iter().enumerate() {
+                for (to, b) in ends.iter().enumerate().filter(|(to, _)| *to != from) {
+                    if is_machine(from) && is_machine(to) {
+                        continue;
+                    }
                     for (source, destination) in a.common_addresses(b) {
                         flows.push(Flow { from, to, source, destination, port });
                     }
@@ -173,12 +200,12 @@ impl Lab {
 
     /// Makes every pod listen on these ports.
     pub fn listen(&mut self, ports: &[Port]) -> Result<()> {
-        self.prober.listen(&self.network, &self.cluster.pods, ports)
+        self.prober.listen(&self.network, &self.cluster.ends(), ports)
     }
 
     /// Sends packets once; pods must listen already.
     pub fn probe(&self, flows: &[Flow], patience: Duration) -> Result<Vec<Outcome>> {
-        self.prober.probe(&self.network, &self.cluster.pods, flows, patience)
+        self.prober.probe(&self.network, &self.cluster.ends(), flows, patience)
     }
 
     pub(crate) fn prober(&self) -> &Prober {
@@ -195,9 +222,6 @@ impl Lab {
         let ports = if ports.is_empty() {
             let (ports, cut) = ports::that_matter(&self.objects, &self.cluster);
             notes.extend(cut);
-            if ports::has_sctp(&self.objects) {
-                notes.push("policies name SCTP, for which no packets are sent".into());
-            }
             ports
         } else {
             ports.to_vec()
@@ -238,10 +262,11 @@ impl Lab {
                 outcomes[i] = outcome;
             }
         }
+        let ends = self.cluster.ends();
         let wrong = flows.iter().zip(&outcomes).filter_map(|(flow, outcome)| match outcome {
             Outcome::Wrong(why) => Some(format!(
                 "{} -> {} {} ({}): {why}",
-                self.cluster.pods[flow.from].key, self.cluster.pods[flow.to].key, flow.port, flow.destination
+                ends[flow.from].key, ends[flow.to].key, flow.port, flow.destination
             )),
             _ => None,
         });
@@ -251,10 +276,11 @@ impl Lab {
 
     fn rows(&self, flows: &[Flow], expected: &[bool], observed: &[bool]) -> Vec<Row> {
         let mut rows: Vec<Row> = Vec::new();
+        let ends = self.cluster.ends();
         for ((flow, &expected), &observed) in flows.iter().zip(expected).zip(observed) {
             let family = if flow.destination.is_ipv4() { "IPv4" } else { "IPv6" };
             let answer = Answer { expected, observed };
-            let (from, to) = (&self.cluster.pods[flow.from].key, &self.cluster.pods[flow.to].key);
+            let (from, to) = (&ends[flow.from].key, &ends[flow.to].key);
             // The families of one pair follow each other.
             match rows.last_mut() {
                 Some(row) if row.from == *from && row.to == *to && row.port == flow.port => {

@@ -14,11 +14,12 @@
 //! - [`objects`] reads manifests, gives nodes and addresses to pods that have none, and writes
 //!   what the agents read;
 //! - [`cluster`] says from that who lives where, and who owns which address (N75, N77);
-//! - [`netns`] and [`network`] build namespaces, links, routes and neighbours: nothing is ever
-//!   resolved by ARP or neighbour discovery, so that no probe waits for it;
+//! - [`netns`] and [`network`] build namespaces, links, routes and neighbours, plainly or the way CNI plugins
+//!   do it, with or without an overlay between nodes;
 //! - [`agent`] runs `weir-agent` in a node's namespace, and never longer than the lab lives;
-//! - [`ports`] picks the ports that matter, [`probe`] sends the packets, [`expected`] asks the
-//!   evaluator, [`report`] lays the two side by side;
+//! - [`ports`] picks the ports that matter, [`probe`] sends the packets (TCP, UDP, SCTP, ICMP), [`expected`]
+//!   asks the evaluator, [`report`] lays the two side by side, [`expectation`] is what people wrote down;
+//! - [`scenario`] makes things happen, step by step, with packets after each;
 //! - [`watch`] sends packets without a pause, for changes during which no packet may go wrong;
 //! - [`lab`] holds it all together, [`holder`] keeps it alive between two commands.
 //!
@@ -27,6 +28,7 @@
 
 pub mod agent;
 pub mod cluster;
+pub mod expectation;
 pub mod expected;
 pub mod holder;
 pub mod lab;
@@ -36,6 +38,7 @@ pub mod objects;
 pub mod ports;
 pub mod probe;
 pub mod report;
+pub mod scenario;
 pub mod watch;
 
 pub use cluster::Cluster;

@@ -11,10 +11,12 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use weir_lab::cluster::Machines;
 use weir_lab::holder::{self, Reply, Request};
-use weir_lab::network::PodLinks;
+use weir_lab::network::{Fabric, Links};
 use weir_lab::objects::Family;
 use weir_lab::ports::Port;
+use weir_lab::scenario::{self, Scenario, StepResult};
 use weir_lab::{Lab, Options, Report, agent, lab};
 
 /// Nodes and pods as network namespaces, weir-agent in each node, and packets between all pods
@@ -36,6 +38,21 @@ enum Sub {
         build: Build,
         #[command(flatten)]
         show: Show,
+    },
+    /// Play scenarios: a cluster, what happens to it step by step, and packets after each step
+    Scenario {
+        /// Files, or folders of them
+        #[arg(value_name = "FILE|DIR", required = true)]
+        files: Vec<PathBuf>,
+        /// How pods are joined to their nodes, whatever the scenarios say
+        #[arg(long)]
+        links: Option<Links>,
+        /// The agent [default: weir-agent beside this program]
+        #[arg(long, value_name = "PATH")]
+        agent: Option<PathBuf>,
+        /// Run no agents: everything passes
+        #[arg(long, conflicts_with = "agent")]
+        no_agent: bool,
     },
     /// Build a cluster and keep it
     Up {
@@ -101,9 +118,18 @@ struct Build {
     /// Addresses for pods without any: ipv4, ipv6 or dual [default: as the other pods]
     #[arg(long)]
     family: Option<Family>,
-    /// How pods are joined to their nodes
+    /// How pods are joined to their nodes: routed or bridged, or as azure, calico, ptp, kubenet, flannel or weave do it; NODE=LINKS for one node alone, after a comma
+    #[arg(long, default_value = "routed")]
+    links: Links,
+    /// How nodes are joined to each other
     #[arg(long, value_enum, default_value = "routed")]
-    links: PodLinks,
+    fabric: Fabric,
+    /// Probe from and to the nodes, too
+    #[arg(long)]
+    nodes: bool,
+    /// Probe from and to a machine outside of the cluster, too
+    #[arg(long)]
+    outside: bool,
     /// The agent [default: weir-agent beside this program]
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
@@ -114,7 +140,7 @@ struct Build {
 
 #[derive(Args)]
 struct Show {
-    /// Probe only this port, such as 80/TCP or 53/UDP (may be repeated)
+    /// Probe only this, such as 80/TCP, 53/UDP, 53/UDP:4000 (bytes), 9/SCTP or ICMP (may be repeated)
     #[arg(long = "port", value_name = "PORT/PROTOCOL")]
     ports: Vec<Port>,
     /// What to print
@@ -159,6 +185,9 @@ fn carry_out(command: Sub) -> Result<ExitCode> {
             let mut lab = Lab::start(objects, options)?;
             print(&lab.report(&show.ports)?, show.output)
         }
+        Sub::Scenario { files, links, agent, no_agent } => {
+            play(&scenario::files(&files)?, links.as_ref(), find_agent(agent.as_deref(), no_agent)?)
+        }
         Sub::Up { build, name } => up(&build, &name.name),
         Sub::Hold { build, name } => hold(&build, &name.name),
         Sub::Probe { show, name } => match holder::ask(&name.name, &Request::Probe(show.ports))? {
@@ -179,15 +208,43 @@ fn carry_out(command: Sub) -> Result<ExitCode> {
 
 impl Build {
     fn options(&self, dir: PathBuf) -> Result<Options> {
-        let agent = match (&self.agent, self.no_agent) {
-            (_, true) => None,
-            (Some(path), _) => {
-                Some(path.canonicalize().with_context(|| format!("no agent at {}", path.display()))?)
-            }
-            (None, _) => Some(agent::find()?),
-        };
-        Ok(Options { links: self.links, family: self.family, agent, dir })
+        let agent = find_agent(self.agent.as_deref(), self.no_agent)?;
+        let machines = Machines { nodes: self.nodes, outside: self.outside };
+        let links = self.links.clone();
+        Ok(Options { links, fabric: self.fabric, machines, family: self.family, agent, dir })
     }
+}
+
+fn find_agent(named: Option<&Path>, none: bool) -> Result<Option<PathBuf>> {
+    Ok(match (named, none) {
+        (_, true) => None,
+        (Some(path), _) => {
+            Some(path.canonicalize().with_context(|| format!("no agent at {}", path.display()))?)
+        }
+        (None, _) => Some(agent::find()?),
+    })
+}
+
+/// Says of each step whether packets did what they should, and shows those that did not.
+fn play(files: &[PathBuf], links: Option<&Links>, agent: Option<PathBuf>) -> Result<ExitCode> {
+    let dir = private_dir()?;
+    let mut good = true;
+    for (n, file) in files.iter().enumerate() {
+        let scenario = Scenario::read(file)?;
+        println!("{}: {}", file.display(), scenario.name);
+        let steps = scenario.play(agent.clone(), dir.join(n.to_string()), links, |step| {
+            let mark = if step.is_good() { '✔' } else { '✘' };
+            let (flows, ms) = (step.report.rows.len(), step.took.as_millis());
+            println!("  {mark} {} ({flows} flows, {ms} ms)", step.name);
+            step.wrong.iter().for_each(|wrong| println!("    {wrong}"));
+            if step.report.differs() {
+                step.report.notes.iter().for_each(|note| eprintln!("weir-lab: {note}"));
+                print!("{}", step.report.table(false));
+            }
+        })?;
+        good &= steps.len() == scenario.steps.len() && steps.iter().all(StepResult::is_good);
+    }
+    Ok(ExitCode::from(u8::from(!good)))
 }
 
 /// A folder that nobody else sees and that ends with this process and its agents: a mount of its own.
@@ -234,7 +291,13 @@ fn up(build: &Build, name: &str) -> Result<ExitCode> {
     for file in absolute(&build.files)? {
         command.arg("-f").arg(file);
     }
-    command.arg("--links").arg(build.links.to_possible_value().context("links")?.get_name());
+    command.arg("--links").arg(build.links.to_string());
+    command.arg("--fabric").arg(build.fabric.to_possible_value().context("fabric")?.get_name());
+    for (flag, given) in [("--nodes", build.nodes), ("--outside", build.outside)] {
+        if given {
+            command.arg(flag);
+        }
+    }
     if let Some(family) = build.family {
         command.arg("--family").arg(format!("{family:?}").to_lowercase());
     }

@@ -79,6 +79,15 @@ impl Objects {
         Ok((objects, notes))
     }
 
+    /// From objects that are in hand; what cannot be used of them is an error.
+    pub fn from_values(values: Vec<Value>) -> Result<Objects> {
+        let mut objects = Objects::default();
+        let mut notes = Vec::new();
+        values.into_iter().for_each(|value| objects.insert(value, Path::new("objects"), &mut notes));
+        anyhow::ensure!(notes.is_empty(), "{}", notes.join("; "));
+        Ok(objects)
+    }
+
     fn insert(&mut self, mut object: Value, file: &Path, notes: &mut Vec<String>) {
         let kind = text(&object, "/kind").to_owned();
         if kind == "List" || kind.ends_with("List") && object.get("items").is_some() {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use tokio::net::UdpSocket;
-use weir_compiler::object::Protocol;
 
 use crate::lab::Lab;
+use crate::ports::Transport;
 use crate::probe::{self, Flow, Outcome};
 
 /// How many packets had which end.
@@ -43,7 +43,12 @@ impl Watch {
     /// Starts to try `flow` every `interval`; its answer must come within `patience`. The pods of the lab must
     /// listen on its port.
     pub fn start(lab: &Lab, flow: &Flow, interval: Duration, patience: Duration) -> Result<Watch> {
-        let pods = &lab.cluster().pods;
+        anyhow::ensure!(
+            matches!(flow.port.protocol, Transport::Tcp | Transport::Udp),
+            "a watch sends TCP or UDP, not {}",
+            flow.port
+        );
+        let pods = &lab.cluster().ends();
         let netns = lab.network().pod(&pods[flow.from]).context("the client has no namespace")?;
         let name = probe::place(&pods[flow.to]);
         let path = netns.path();
@@ -58,7 +63,7 @@ impl Watch {
                 let at = std::net::SocketAddr::new(flow.destination, flow.port.number);
                 counted.started.fetch_add(1, Ordering::Relaxed);
                 let (tally, name) = (Arc::clone(&counted), name.clone());
-                if flow.port.protocol == Protocol::Udp {
+                if flow.port.protocol == Transport::Udp {
                     let socket = UdpSocket::from_std(probe::udp_client(flow.source)?)?;
                     handle.spawn(async move { tally.add(ask_once(&socket, at, &name, patience).await) });
                 } else {

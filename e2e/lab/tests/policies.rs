@@ -2,42 +2,15 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use common::{objects, with_agents};
+use weir_lab::expectation::Expectation;
 use weir_lab::objects::Objects;
 use weir_lab::ports::Port;
 use weir_lab::probe::Flow;
 use weir_lab::watch::{Counts, Watch};
-
-/// `expected.txt` of an example: what passes, by port, client and server.
-fn read_table(file: &Path) -> BTreeMap<(String, String, String), bool> {
-    let text = std::fs::read_to_string(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
-    let mut table = BTreeMap::new();
-    let mut head: Vec<&str> = Vec::new();
-    for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        // Pods have a slash, too, but no port number before it.
-        if words[0].parse::<Port>().is_ok() {
-            head = words;
-            continue;
-        }
-        assert_eq!(words.len(), head.len(), "{}: {line}", file.display());
-        for (word, server) in words.iter().zip(&head).skip(1) {
-            let passes = match *word {
-                "pass" => true,
-                "drop" => false,
-                "." => continue,
-                other => panic!("{}: {other} is not pass, drop or .", file.display()),
-            };
-            table.insert((head[0].into(), words[0].into(), (*server).into()), passes);
-        }
-    }
-    assert!(!table.is_empty(), "{} has no table", file.display());
-    table
-}
 
 #[test]
 #[ignore = "needs root"]
@@ -48,25 +21,17 @@ fn every_example_does_what_its_table_says() {
         .filter_map(|entry| Some(entry.ok()?.path()).filter(|p| p.is_dir()))
         .collect();
     examples.sort();
-    assert!(examples.len() >= 5, "{examples:?}");
+    assert!(examples.len() >= 20, "{examples:?}");
     for example in examples {
-        let table = read_table(&example.join("expected.txt"));
-        let ports: std::collections::BTreeSet<Port> =
-            table.keys().map(|(port, ..)| port.parse().expect("a port")).collect();
+        let text = std::fs::read_to_string(example.join("expected.txt")).expect("expected.txt");
+        let table = Expectation::parse(&text).unwrap_or_else(|e| panic!("{}: {e}", example.display()));
+        assert!(!table.is_empty(), "{} has no table", example.display());
         let (objects, notes) = Objects::read(std::slice::from_ref(&example)).expect("manifests");
         assert_eq!(notes, Vec::<String>::new(), "{}", example.display());
         let mut t = with_agents(objects);
-        let report = t.lab.report(&ports.into_iter().collect::<Vec<_>>()).expect("a report");
+        let report = t.lab.report(&table.ports().into_iter().collect::<Vec<_>>()).expect("a report");
         assert!(!report.differs(), "{}\n{:?}\n{}", example.display(), report.notes, report.table(false));
-        let mut seen = 0;
-        for row in &report.rows {
-            let key = (row.port.to_string(), row.from.to_string(), row.to.to_string());
-            if let Some(passes) = table.get(&key) {
-                seen += 1;
-                assert_eq!(row.observed(), *passes, "{}: {key:?}", example.display());
-            }
-        }
-        assert_eq!(seen, table.len(), "{}: some pod of the table is not there", example.display());
+        assert_eq!(table.compare(&report), Vec::<String>::new(), "{}", example.display());
     }
 }
 

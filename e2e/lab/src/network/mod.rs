@@ -7,13 +7,13 @@
 //! ```
 //!
 //! Any address goes anywhere: no subnet is assumed of pod or node. [`PodLinks`] says how pods are joined to
-//! their nodes ([`pods`] does it), [`Fabric`] how nodes are joined to each other.
+//! their nodes (module `pods` does it), [`Fabric`] how nodes are joined to each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use weir_compiler::object::ObjectKey;
 
 use crate::cluster::{Cluster, Node, Pod};
@@ -89,26 +89,13 @@ impl Network {
         self.remove_nodes(cluster)?;
         let new_nodes = self.add_nodes(cluster, &mut batches)?;
         let new_pods = self.add_pods(cluster, &mut batches)?;
-        self.in_pairs(batches.iter().collect(), |(node, lines)| match self.nodes.get(node) {
+        in_pairs(&batches.iter().collect::<Vec<_>>(), |(node, lines)| match self.nodes.get(node) {
             Some(node) => node.netns.ip(lines),
             None => Ok(()),
         })?;
         self.set_up_tunnels(&new_nodes)?;
         self.set_up_pods(&new_pods)?;
         Ok(new_nodes)
-    }
-
-    /// Two at a time: they wait for one lock in the kernel, and for their own start.
-    fn in_pairs<T: Copy + Send>(&self, all: Vec<T>, each: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
-        let each = &each;
-        all.chunks(2).try_for_each(|two| {
-            std::thread::scope(|scope| {
-                let threads: Vec<_> = two.iter().map(|one| scope.spawn(move || each(*one))).collect();
-                threads
-                    .into_iter()
-                    .try_for_each(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e)))
-            })
-        })
     }
 
     fn node_changed(&self, cluster: &Cluster, name: &str) -> bool {
@@ -225,13 +212,23 @@ impl Network {
     }
 }
 
+/// Two at a time: they wait for one lock in the kernel, and for their own start.
+fn in_pairs<T: Copy + Send + Sync>(all: &[T], each: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
+    let each = &each;
+    all.chunks(2).try_for_each(|two| {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = two.iter().map(|one| scope.spawn(move || each(*one))).collect();
+            threads.into_iter().try_for_each(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e)))
+        })
+    })
+}
+
 fn configure(net: &NodeNet) -> Result<()> {
     net.netns.sysctl(&[
         ("ipv4/ip_forward", "1"),
         // Any address on any pod: the source guard is the agent's job, and its test.
         ("ipv4/conf/all/rp_filter", "0"),
         ("ipv4/conf/default/rp_filter", "0"),
-        ("ipv4/neigh/default/proxy_delay", "0"),
         ("ipv4/ping_group_range", "0 0"),
         ("ipv6/conf/all/disable_ipv6", "0"),
         ("ipv6/conf/default/disable_ipv6", "0"),

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use weir_compiler::object::ObjectKey;
 
 use super::links::{Gateway, subnet_gateway};
-use super::{Batches, Network, NodeNet, PodLinks, PodNet, add_address, mac, source, with_length};
+use super::{Batches, Network, NodeNet, PodLinks, PodNet, add_address, in_pairs, mac, source, with_length};
 use crate::cluster::{Cluster, Pod};
 use crate::netns::Netns;
 
@@ -140,12 +140,16 @@ impl Network {
 
     /// The pod's half, and what pods on one bridge must know of each other.
     pub(super) fn set_up_pods(&self, keys: &[ObjectKey]) -> Result<()> {
-        self.in_pairs(keys.iter().collect(), |key| {
+        in_pairs(&keys.iter().collect::<Vec<_>>(), |key| {
             let net = self.pods.get(key).context("a pod that was just added")?;
+            if let (PodLinks::Calico, Some(node)) = (net.links, self.node(&net.pod.node)) {
+                // As Calico sets it: answers by proxy wait for up to a second otherwise.
+                node.sysctl(&[(&format!("ipv4/neigh/{}/proxy_delay", net.interface()), "0")])?;
+            }
             net.netns.ip(&self.pod_lines(net)).with_context(|| format!("pod {key}"))
         })?;
         let bridged: Vec<&PodNet> = self.pods.values().filter(|net| net.links.bridge().is_some()).collect();
-        self.in_pairs(bridged, |net| {
+        in_pairs(&bridged, |net| {
             let siblings =
                 self.pods.values().filter(|o| o.pod.node == net.pod.node && o.serial != net.serial);
             let own_is_new = keys.contains(&net.pod.key);

@@ -27,8 +27,13 @@ pub struct TestLab {
 
 /// Agents or none, and how pods are linked.
 pub fn start(objects: Objects, agent: Option<PathBuf>, links: PodLinks, family: Option<Family>) -> TestLab {
+    start_with(objects, Options { links: links.into(), family, agent, ..Options::default() })
+}
+
+/// With all there is to choose; the folder is made here.
+pub fn start_with(objects: Objects, options: Options) -> TestLab {
     let dir = tempfile::tempdir().expect("a folder");
-    let options = Options { links, family, agent, dir: dir.path().to_owned() };
+    let options = Options { dir: dir.path().to_owned(), ..options };
     TestLab { lab: Lab::start(objects, options).expect("the lab starts"), _dir: dir }
 }
 

@@ -5,10 +5,9 @@
 //! listens on every port that is probed, and says its name to whoever connects, so that a connection that
 //! ends at the wrong pod does not count as one that passes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -17,11 +16,13 @@ use tokio::net::{TcpSocket, UdpSocket};
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
-use weir_compiler::object::Protocol;
 
 use crate::cluster::Pod;
 use crate::network::Network;
-use crate::ports::Port;
+use crate::ports::{Port, Transport};
+
+mod echo;
+mod sctp;
 
 /// Sockets in flight at one time.
 const IN_FLIGHT: usize = 6000;
@@ -43,6 +44,15 @@ pub struct Flow {
     pub port: Port,
 }
 
+/// Who is asked, and who is to answer.
+#[derive(Debug, Clone)]
+struct Target {
+    at: SocketAddr,
+    name: String,
+    /// Payload of the question, if it is to be large.
+    bytes: u16,
+}
+
 /// What became of a flow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -58,7 +68,7 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Prober {
     runtime: Runtime,
-    listeners: HashMap<(SocketAddr, Protocol), Listener>,
+    listeners: HashMap<(SocketAddr, Transport), Listener>,
 }
 
 #[derive(Debug)]
@@ -100,10 +110,10 @@ impl Prober {
         self.listeners.retain(|(at, _), l| owners.get(&at.ip()) == Some(&l.inside) && !l.task.is_finished());
         for pod in pods {
             let name = place(pod);
-            let missing: Vec<(SocketAddr, Protocol)> = pod
+            let missing: BTreeSet<(SocketAddr, Transport)> = pod
                 .addresses
                 .iter()
-                .flat_map(|ip| ports.iter().map(|p| (SocketAddr::new(*ip, p.number), p.protocol)))
+                .flat_map(|ip| ports.iter().filter_map(|port| listener(*ip, *port)))
                 .filter(|key| !self.listeners.contains_key(key))
                 .collect();
             if missing.is_empty() {
@@ -112,9 +122,10 @@ impl Prober {
             let netns = network.pod(pod).with_context(|| format!("{} has no namespace", pod.key))?;
             let _runtime = self.runtime.enter();
             let sockets = netns.run(|| {
-                let open = |(at, protocol): &(SocketAddr, Protocol)| match protocol {
-                    Protocol::Udp => std::net::UdpSocket::bind(at).map(Bound::Udp),
-                    _ => std::net::TcpListener::bind(at).map(Bound::Tcp),
+                let open = |(at, protocol): &(SocketAddr, Transport)| match protocol {
+                    Transport::Udp => std::net::UdpSocket::bind(at).map(Bound::Udp),
+                    Transport::Sctp => sctp::socket(at.ip()).map(Bound::Sctp),
+                    Transport::Tcp | Transport::Icmp => std::net::TcpListener::bind(at).map(Bound::Tcp),
                 };
                 let named =
                     |key| open(key).with_context(|| format!("{name} cannot listen on {}/{}", key.0, key.1));
@@ -148,26 +159,17 @@ impl Prober {
                 let netns = network
                     .pod(&pods[from])
                     .with_context(|| format!("{} has no namespace", pods[from].key))?;
-                let (udp, tcp): (Vec<usize>, Vec<usize>) =
-                    wanted.into_iter().partition(|&i| flows[i].port.protocol == Protocol::Udp);
-                let _runtime = self.runtime.enter();
-                let (udp_socket, tcp_sockets) = netns.run(|| {
-                    let udp_socket = (!udp.is_empty()).then(|| udp_client(source)).transpose()?;
-                    let tcp_sockets =
-                        tcp.iter().map(|_| tcp_client(source)).collect::<io::Result<Vec<_>>>()?;
-                    Ok((udp_socket, tcp_sockets))
-                })?;
-                let target = |i: usize| {
-                    (SocketAddr::new(flows[i].destination, flows[i].port.number), place(&pods[flows[i].to]))
-                };
-                for (i, socket) in tcp.into_iter().zip(tcp_sockets) {
-                    let (at, name) = target(i);
-                    tasks.spawn(async move { vec![(i, connect(socket, at, &name, patience).await)] });
+                let mut by_protocol: BTreeMap<Transport, Vec<(usize, Target)>> = BTreeMap::new();
+                for i in wanted {
+                    by_protocol.entry(flows[i].port.protocol).or_default().push((i, target(pods, &flows[i])));
                 }
-                if let Some(socket) = udp_socket {
-                    let targets: Vec<_> = udp.into_iter().map(|i| (i, target(i))).collect();
-                    let socket = UdpSocket::from_std(socket)?;
-                    tasks.spawn(async move { ask_all(socket, targets, patience).await });
+                let _runtime = self.runtime.enter();
+                let sockets = netns.run(|| {
+                    let open = |(protocol, targets)| Sockets::open(protocol, source, targets);
+                    Ok(by_protocol.into_iter().map(open).collect::<io::Result<Vec<_>>>()?)
+                })?;
+                for sockets in sockets {
+                    sockets.drive(&mut tasks, patience)?;
                 }
             }
             self.runtime.block_on(async {
@@ -180,6 +182,64 @@ impl Prober {
             })?;
         }
         Ok(outcomes)
+    }
+}
+
+/// Where something must listen for probes of this port.
+fn listener(address: IpAddr, port: Port) -> Option<(SocketAddr, Transport)> {
+    match port.protocol {
+        Transport::Icmp => None,
+        // One raw socket has all ports.
+        Transport::Sctp => Some((SocketAddr::new(address, 0), Transport::Sctp)),
+        protocol => Some((SocketAddr::new(address, port.number), protocol)),
+    }
+}
+
+fn target(pods: &[Pod], flow: &Flow) -> Target {
+    let at = SocketAddr::new(flow.destination, flow.port.number);
+    Target { at, name: place(&pods[flow.to]), bytes: flow.port.bytes }
+}
+
+/// What asks the targets of one source over one protocol.
+enum Sockets {
+    Tcp(Vec<(usize, Target, TcpSocket)>),
+    Udp(std::net::UdpSocket, Vec<(usize, Target)>),
+    Sctp(std::net::UdpSocket, Vec<(usize, Target)>),
+    Echo(std::net::UdpSocket, Vec<(usize, Target)>),
+}
+
+impl Sockets {
+    /// In the calling thread's namespace.
+    fn open(protocol: Transport, source: IpAddr, targets: Vec<(usize, Target)>) -> io::Result<Sockets> {
+        Ok(match protocol {
+            Transport::Tcp => {
+                let with_socket = |(i, target)| Ok((i, target, tcp_client(source)?));
+                Sockets::Tcp(targets.into_iter().map(with_socket).collect::<io::Result<_>>()?)
+            }
+            Transport::Udp => Sockets::Udp(udp_client(source)?, targets),
+            Transport::Sctp => Sockets::Sctp(sctp::socket(source)?, targets),
+            Transport::Icmp => Sockets::Echo(echo::socket(source)?, targets),
+        })
+    }
+
+    fn drive(self, tasks: &mut JoinSet<Vec<(usize, Outcome)>>, patience: Duration) -> io::Result<()> {
+        match self {
+            Sockets::Tcp(all) => {
+                for (i, Target { at, name, .. }, socket) in all {
+                    tasks.spawn(async move { vec![(i, connect(socket, at, &name, patience).await)] });
+                }
+            }
+            Sockets::Udp(socket, targets) => {
+                tasks.spawn(ask_all(UdpSocket::from_std(socket)?, targets, patience));
+            }
+            Sockets::Sctp(socket, targets) => {
+                tasks.spawn(sctp::ask_all(UdpSocket::from_std(socket)?, targets, patience));
+            }
+            Sockets::Echo(socket, targets) => {
+                tasks.spawn(echo::ask_all(UdpSocket::from_std(socket)?, targets, patience));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -206,6 +266,7 @@ pub(crate) fn tcp_client(source: IpAddr) -> io::Result<TcpSocket> {
 enum Bound {
     Tcp(std::net::TcpListener),
     Udp(std::net::UdpSocket),
+    Sctp(std::net::UdpSocket),
 }
 
 impl Bound {
@@ -226,7 +287,8 @@ impl Bound {
                 socket.set_nonblocking(true)?;
                 let socket = UdpSocket::from_std(socket)?;
                 Ok(tokio::spawn(async move {
-                    let mut buffer = [0u8; 16];
+                    // The rest of a question is there for its size alone.
+                    let mut buffer = [0u8; 8];
                     loop {
                         let Ok((n, client)) = socket.recv_from(&mut buffer).await else { continue };
                         let answer = [&buffer[..n], name.as_bytes()].concat();
@@ -234,6 +296,7 @@ impl Bound {
                     }
                 }))
             }
+            Bound::Sctp(socket) => Ok(tokio::spawn(sctp::serve(UdpSocket::from_std(socket)?, name))),
         }
     }
 }
@@ -257,18 +320,19 @@ pub(crate) async fn connect(socket: TcpSocket, at: SocketAddr, name: &str, patie
 /// Asks everybody from one socket; each datagram carries its flow's index, and so does its answer.
 async fn ask_all(
     socket: UdpSocket,
-    targets: Vec<(usize, (SocketAddr, String))>,
+    targets: Vec<(usize, Target)>,
     patience: Duration,
 ) -> Vec<(usize, Outcome)> {
-    let socket = Arc::new(socket);
     let deadline = Instant::now() + patience;
-    let mut open: HashMap<usize, (SocketAddr, String)> = targets.into_iter().collect();
+    let mut open: HashMap<usize, Target> = targets.into_iter().collect();
     let mut done = Vec::new();
     let mut buffer = [0u8; 600];
     while !open.is_empty() && Instant::now() < deadline {
-        for (i, (at, _)) in &open {
-            // Refused by a rule of the own node (EPERM), no route: silence tells it.
-            let _ = socket.send_to(&(*i as u64).to_be_bytes(), at).await;
+        for (i, target) in &open {
+            let mut question = (*i as u64).to_be_bytes().to_vec();
+            question.resize(question.len().max(target.bytes.into()), 0);
+            // Refused by a rule of the own node (EPERM), too large for the path, no route: silence tells it.
+            let _ = socket.send_to(&question, target.at).await;
         }
         let until = (Instant::now() + RESEND).min(deadline);
         while !open.is_empty() {
@@ -277,7 +341,7 @@ async fn ask_all(
             let Some((index, said)) = buffer[..n].split_first_chunk::<8>() else { continue };
             let index = u64::from_be_bytes(*index) as usize;
             // A second answer to the same question finds nothing here.
-            let Some((at, name)) = open.remove(&index) else { continue };
+            let Some(Target { at, name, .. }) = open.remove(&index) else { continue };
             let outcome = if said != name.as_bytes() || from != at {
                 Outcome::Wrong(format!("{:?} at {from} answered", String::from_utf8_lossy(said)))
             } else {

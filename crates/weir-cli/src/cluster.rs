@@ -1,0 +1,267 @@
+//! What the manifests say there is: pods, policies, where they stand, and one slice that has all pods.
+//!
+//! The evaluator asks a slice, which is usually that of a node. Here all pods are in one, since the
+//! slice of a pod does not depend on where it runs; where that matters (N71), `weir_compiler::flow`
+//! knows it from the pods.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use weir_compiler::cidr::CidrSet;
+use weir_compiler::flow::End;
+use weir_compiler::object::{Event, Labels, ObjectKey, Pod, Policy};
+use weir_compiler::policy::{Effect, PeerClause, PolicyClauses, ReadPolicy, namespace_labels};
+use weir_compiler::slice::NodeSlice;
+use weir_compiler::{Compiler, Scope};
+use weir_source::{Id, Place, Problem, manifests};
+
+use crate::addresses::StandIns;
+
+/// The node on which all pods are compiled.
+const NODE: &str = "all";
+
+/// How many names are listed in a note.
+const NAMED: usize = 10;
+
+/// A pod of the manifests.
+#[derive(Debug)]
+pub(crate) struct PodState {
+    pub(crate) pod: Pod,
+    /// Those that are its own (N77), or stand-ins.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// The manifests have no address of it.
+    pub(crate) stand_in: bool,
+    /// Why nothing can be said of it.
+    pub(crate) out: Option<String>,
+}
+
+/// All of the manifests.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) pods: BTreeMap<ObjectKey, PodState>,
+    pub(crate) policies: BTreeMap<ObjectKey, Policy>,
+    places: BTreeMap<ObjectKey, Place>,
+    namespaces: BTreeMap<String, Labels>,
+    /// Policies that cannot be read on the outside: they allow nothing.
+    closed: BTreeSet<ObjectKey>,
+    /// Policies of which the source of the manifests had to complain.
+    complained: BTreeSet<ObjectKey>,
+    pub(crate) slice: NodeSlice,
+    /// What is wrong with the manifests, for standard error.
+    pub(crate) warnings: Vec<String>,
+    /// What was assumed.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Cluster {
+    /// Reads manifests; what cannot be read is a warning, and the rest counts.
+    ///
+    /// # Errors
+    /// A path is not there, or there are no pods at all.
+    pub(crate) fn load(paths: &[PathBuf]) -> Result<Cluster> {
+        for path in paths {
+            if let Err(error) = std::fs::metadata(path) {
+                bail!("{}: {error}", path.display());
+            }
+        }
+        let loaded = manifests::read(paths);
+        let warnings: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
+        let complained = loaded.problems.iter().filter_map(|p| p.object.as_ref());
+        let complained = complained.filter(|id| id.kind == weir_source::Kind::Policy);
+        let places = loaded.events.iter().map(Id::of).zip(loaded.places);
+        let places =
+            places.filter(|(id, _)| id.kind == weir_source::Kind::Policy).map(|(id, at)| (id.key, at));
+        let mut cluster = Cluster {
+            pods: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            places: places.collect(),
+            namespaces: BTreeMap::new(),
+            closed: BTreeSet::new(),
+            complained: complained.map(|id| id.key.clone()).collect(),
+            slice: NodeSlice::default(),
+            warnings,
+            notes: Vec::new(),
+        };
+        let mut pods = Vec::new();
+        let mut events = Vec::new();
+        for event in loaded.events {
+            match event {
+                Event::Pod(pod) => pods.push(pod),
+                Event::Namespace(namespace) => {
+                    let labels = namespace_labels(&namespace.name, &namespace.labels);
+                    cluster.namespaces.insert(namespace.name.clone(), labels);
+                    events.push(Event::Namespace(namespace));
+                }
+                Event::Policy(policy) => {
+                    cluster.policies.insert(policy.key(), policy.clone());
+                    events.push(Event::Policy(policy));
+                }
+                gone => events.push(gone),
+            }
+        }
+        if pods.is_empty() {
+            cluster.warnings.iter().for_each(|w| crate::term::note("warning", w));
+            let others = match loaded.ignored {
+                0 => String::new(),
+                n => format!(", and {n} objects of other kinds, which are passed over"),
+            };
+            bail!(
+                "no Pod in the manifests (there are {} NetworkPolicies{others}): pods are needed as \
+                 kubectl get pods -o yaml prints them, or by hand with metadata.name, namespace and labels",
+                cluster.policies.len()
+            );
+        }
+        let stand_ins = cluster.complete(&mut pods);
+        events.extend(pods.iter().cloned().map(|pod| Event::Pod(Pod { node: Some(NODE.to_owned()), ..pod })));
+        cluster.compile(events);
+        cluster.add(pods, &stand_ins);
+        Ok(cluster)
+    }
+
+    /// Gives addresses to pods without any; returns which.
+    fn complete(&self, pods: &mut [Pod]) -> BTreeSet<ObjectKey> {
+        let written: BTreeSet<IpAddr> = pods.iter().flat_map(|p| &p.ips).copied().collect();
+        let v6 = written.iter().any(IpAddr::is_ipv6);
+        let v4 = !v6 || written.iter().any(IpAddr::is_ipv4);
+        let read: Vec<_> = self.policies.values().map(|p| ReadPolicy::read(p).clauses).collect();
+        let mut stand_ins = StandIns::new([v4, v6], read.iter().flat_map(|c| blocks(c)), written);
+        let without = pods.iter_mut().filter(|p| p.ips.is_empty() && !p.finished);
+        without
+            .map(|pod| {
+                pod.ips = stand_ins.next();
+                pod.key.clone()
+            })
+            .collect()
+    }
+
+    fn compile(&mut self, events: Vec<Event>) {
+        let mut compiler = Compiler::new(Scope::Node(NODE.to_owned()));
+        compiler.apply(events);
+        self.slice = compiler.slice(NODE);
+        for (key, problems) in compiler.problems() {
+            for problem in problems {
+                if problem.effect == Effect::PolicyAllowsNothing {
+                    self.closed.insert(key.clone());
+                }
+                let id = Id { kind: weir_source::Kind::Policy, key: key.clone() };
+                let place = self.places.get(key).cloned();
+                let problem = Problem { place, object: Some(id), reason: problem.to_string() };
+                self.warnings.push(problem.to_string());
+            }
+        }
+    }
+
+    fn add(&mut self, pods: Vec<Pod>, stand_ins: &BTreeSet<ObjectKey>) {
+        let used = pods.iter().map(|p| &p.key.namespace).chain(self.policies.keys().map(|k| &k.namespace));
+        let missing: BTreeSet<String> = used.filter(|n| !self.namespaces.contains_key(*n)).cloned().collect();
+        if !missing.is_empty() {
+            let mut names: Vec<&str> = missing.iter().take(NAMED).map(String::as_str).collect();
+            let more = format!("{} more", missing.len().saturating_sub(NAMED));
+            if missing.len() > NAMED {
+                names.push(&more);
+            }
+            self.notes.push(format!(
+                "not in the manifests, assumed without labels of their own: Namespace {}",
+                names.join(", ")
+            ));
+        }
+        for name in missing {
+            let labels = namespace_labels(&name, &Labels::new());
+            self.namespaces.insert(name, labels);
+        }
+        for pod in pods {
+            let stand_in = stand_ins.contains(&pod.key);
+            let owned = |ip: &&IpAddr| {
+                pod.host_network || self.slice.pods.get(&pod.key).is_some_and(|p| p.addresses.contains(ip))
+            };
+            let addresses: Vec<IpAddr> = pod.ips.iter().filter(owned).copied().collect();
+            let out = if pod.finished {
+                Some("it has finished: it has no network, and policies do not concern it (N75)".to_owned())
+            } else if addresses.is_empty() {
+                Some("its addresses are by now those of a newer pod (N77)".to_owned())
+            } else {
+                None
+            };
+            self.pods.insert(pod.key.clone(), PodState { pod, addresses, stand_in, out });
+        }
+    }
+
+    /// The pod as an end of a flow.
+    pub(crate) fn end<'a>(&'a self, state: &'a PodState) -> End<'a> {
+        let Pod { key, node, host_network, .. } = &state.pod;
+        End { key, node: node.as_deref(), host_network: *host_network, slice: &self.slice }
+    }
+
+    /// Why a policy has no rules of a kind, in a few words.
+    pub(crate) fn why_no_rules(&self, policy: &ObjectKey, kind: &str) -> String {
+        if self.closed.contains(policy) {
+            "cannot be read: allows nothing".to_owned()
+        } else if self.complained.contains(policy) {
+            format!("has no {kind} rules, see the warning about it")
+        } else {
+            format!("has no {kind} rules")
+        }
+    }
+
+    /// What the reader of all answers should know: what is not known of pods, and matters.
+    pub(crate) fn unknowns(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let stand_ins: Vec<&PodState> = self.pods.values().filter(|p| p.stand_in).collect();
+        let chooses =
+            |ip: &IpAddr| self.slice.policies.values().flat_map(|c| blocks(c)).any(|b| is_choice(b, *ip));
+        // stand-ins are all of the same families
+        if stand_ins.first().is_some_and(|p| p.addresses.iter().any(chooses)) {
+            notes.push(format!(
+                "{} pods have no address in the manifests: ipBlock peers cannot be judged for them, and are taken \
+                 not to match unless they are everything",
+                stand_ins.len()
+            ));
+        }
+        let on_hosts: Vec<&Pod> = self.pods.values().map(|p| &p.pod).filter(|p| p.host_network).collect();
+        let nodeless = |p: &Pod| p.node.is_none() && !p.finished;
+        let all_nodes_known = !self.pods.values().any(|p| nodeless(&p.pod));
+        if !on_hosts.is_empty() && !all_nodes_known {
+            notes.push(
+                "the manifests do not say of all pods on which node they are: those that are on the node of a pod \
+                 with hostNetwork let it pass, whatever policies say (N71)"
+                    .to_owned(),
+            );
+        }
+        notes
+    }
+
+    /// File and line of a policy.
+    pub(crate) fn place(&self, policy: &ObjectKey) -> Option<&Place> {
+        self.places.get(policy)
+    }
+
+    /// The labels of a namespace, as selectors see them.
+    pub(crate) fn namespace(&self, name: &str) -> Option<&Labels> {
+        self.namespaces.get(name)
+    }
+
+    /// Tells what was assumed and what is wrong, on standard error.
+    pub(crate) fn tell(&self) {
+        self.warnings.iter().for_each(|w| crate::term::note("warning", w));
+        self.notes.iter().for_each(|n| crate::term::note("note", n));
+    }
+}
+
+/// Whether some addresses of this one's family are in the ranges, and some are not.
+pub(crate) fn is_choice(set: &CidrSet, of: IpAddr) -> bool {
+    match of {
+        IpAddr::V4(_) => !set.v4.is_empty() && !set.v4.is_all(),
+        IpAddr::V6(_) => !set.v6.is_empty() && !set.v6.is_all(),
+    }
+}
+
+/// All ranges of a policy's peers.
+pub(crate) fn blocks(clauses: &PolicyClauses) -> impl Iterator<Item = &CidrSet> {
+    let rules = clauses.ingress.iter().chain(&clauses.egress).flatten();
+    rules.flat_map(|rule| rule.peers.iter().flatten()).filter_map(|peer| match peer {
+        PeerClause::Cidrs(set) => Some(&**set),
+        _ => None,
+    })
+}

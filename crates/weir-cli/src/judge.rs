@@ -1,0 +1,153 @@
+//! A verdict over all address families that two pods have in common.
+
+use std::net::IpAddr;
+
+use anyhow::{Result, bail};
+use weir_compiler::flow::Flow;
+use weir_compiler::policy::PeerClause;
+use weir_compiler::ports::L4;
+use weir_compiler::slice::Direction;
+
+use crate::cluster::{Cluster, PodState, is_choice};
+use crate::names::Port;
+
+/// Two pods, and the addresses by which one reaches the other.
+#[derive(Debug, Clone)]
+pub(crate) struct Pair<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) from: &'a PodState,
+    pub(crate) to: &'a PodState,
+    /// (source, destination), one for each family that both have.
+    addresses: Vec<(IpAddr, IpAddr)>,
+}
+
+/// What is said in one family.
+#[derive(Debug, Clone)]
+pub(crate) struct InFamily {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) flow: Flow,
+}
+
+impl InFamily {
+    /// As people say it.
+    pub(crate) fn name(&self) -> &'static str {
+        if self.destination.is_ipv4() { "IPv4" } else { "IPv6" }
+    }
+
+    /// The address of the other end, seen from the pod that a direction is about.
+    pub(crate) fn peer(&self, direction: Direction) -> IpAddr {
+        match direction {
+            Direction::Egress => self.destination,
+            Direction::Ingress => self.source,
+        }
+    }
+}
+
+/// What is said in all families, IPv4 first; there is one at least.
+#[derive(Debug, Clone)]
+pub(crate) struct Judgement(pub(crate) Vec<InFamily>);
+
+impl Judgement {
+    /// It passes in every family.
+    pub(crate) fn allowed(&self) -> bool {
+        self.0.iter().all(|f| f.flow.allowed())
+    }
+
+    /// The families are not of one mind.
+    pub(crate) fn is_mixed(&self) -> bool {
+        self.0.iter().any(|f| f.flow.allowed() != self.allowed())
+    }
+
+    /// The same verdicts for the same reasons.
+    pub(crate) fn same_as(&self, other: &Judgement) -> bool {
+        self.0.iter().map(|f| &f.flow).eq(other.0.iter().map(|f| &f.flow))
+    }
+
+    /// The family that decides: the first that denies, or the first.
+    pub(crate) fn deciding(&self) -> &InFamily {
+        self.0.iter().find(|f| !f.flow.allowed()).unwrap_or(&self.0[0])
+    }
+}
+
+impl<'a> Pair<'a> {
+    /// # Errors
+    /// They have no family in common.
+    pub(crate) fn new(cluster: &'a Cluster, from: &'a PodState, to: &'a PodState) -> Result<Pair<'a>> {
+        let first = |pod: &PodState, v4| pod.addresses.iter().copied().find(|ip| ip.is_ipv4() == v4);
+        let common = |v4| Some((first(from, v4)?, first(to, v4)?));
+        let addresses: Vec<_> = [true, false].into_iter().filter_map(common).collect();
+        if addresses.is_empty() {
+            let family = |pod: &PodState| if pod.addresses[0].is_ipv4() { "IPv4" } else { "IPv6" };
+            let (a, b) = (&from.pod.key, &to.pod.key);
+            bail!("{a} has {} only and {b} {} only: no packet gets there", family(from), family(to));
+        }
+        Ok(Pair { cluster, from, to, addresses })
+    }
+
+    /// Asks both ends in every family.
+    pub(crate) fn judge(&self, port: Port) -> Judgement {
+        let (from, to) = (self.cluster.end(self.from), self.cluster.end(self.to));
+        let l4 = L4::Port(port.protocol, port.number);
+        let in_family = |&(source, destination): &(IpAddr, IpAddr)| InFamily {
+            source,
+            destination,
+            flow: Flow::judge(from, to, source, destination, l4),
+        };
+        Judgement(self.addresses.iter().map(in_family).collect())
+    }
+
+    /// The pod that policies of a direction select.
+    pub(crate) fn subject(&self, direction: Direction) -> &'a PodState {
+        match direction {
+            Direction::Egress => self.from,
+            Direction::Ingress => self.to,
+        }
+    }
+
+    /// The pod at the other end.
+    pub(crate) fn peer(&self, direction: Direction) -> &'a PodState {
+        match direction {
+            Direction::Egress => self.to,
+            Direction::Ingress => self.from,
+        }
+    }
+
+    /// What the reader should know of this pair besides the answer.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        for direction in [Direction::Egress, Direction::Ingress] {
+            let (subject, peer) = (self.subject(direction), self.peer(direction));
+            if peer.stand_in && self.has_blocks(subject, direction) {
+                let list = direction.as_str();
+                notes.push(format!(
+                    "{} has no address in the manifests: ipBlock peers in {list} of {} cannot be judged for \
+                     it, and are taken not to match unless they are everything",
+                    peer.pod.key, subject.pod.key
+                ));
+            }
+        }
+        let (from, to) = (&self.from.pod, &self.to.pod);
+        let nodes_known = from.node.is_some() && to.node.is_some();
+        if from.host_network && !to.host_network && !nodes_known {
+            notes.push(format!(
+                "{} is in its node's network, and it is not known whether {} runs on that node: if it does, \
+                 ingress passes whatever policies say (N71)",
+                from.key, to.key
+            ));
+        }
+        notes
+    }
+
+    /// Whether policies that select the pod have `ipBlock` peers that not every address is in.
+    fn has_blocks(&self, subject: &PodState, direction: Direction) -> bool {
+        let slice = &self.cluster.slice;
+        let Some(pod) = slice.pods.get(&subject.pod.key) else { return false };
+        let policies = slice.profiles[&pod.profile].policies.iter();
+        let rules = policies.filter_map(|key| slice.policies[key].rules(direction)).flatten();
+        rules.flat_map(|rule| rule.peers.iter().flatten()).any(|peer| match peer {
+            PeerClause::Cidrs(set) => self.addresses.iter().any(|(a, _)| is_choice(set, *a)),
+            _ => false,
+        })
+    }
+}

@@ -1,0 +1,79 @@
+//! Text on its way to a person: escaped, and in colour where that is wanted.
+
+use std::fmt::Write;
+use std::io::IsTerminal;
+
+/// Names and texts of manifests, with everything that could steer a terminal made visible.
+pub(crate) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || is_invisible(c) {
+            let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Characters without a shape of their own: line ends, directions of writing, joiners, tags.
+fn is_invisible(c: char) -> bool {
+    matches!(u32::from(c),
+        0xad | 0x61c | 0x180e | 0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f | 0xfeff | 0xfff9..=0xfffb
+        | 0xe0000..=0xe007f)
+}
+
+/// Something that does not stop the answer.
+pub(crate) fn note(kind: &str, text: &str) {
+    eprintln!("weir: {kind}: {}", escape(text));
+}
+
+/// Something that does.
+pub(crate) fn error(text: &str) {
+    eprintln!("weir: {}", escape(text));
+}
+
+/// Colours, or none.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Paint(pub(crate) bool);
+
+impl Paint {
+    /// Colours if standard output is a terminal that has them and nobody objects.
+    pub(crate) fn for_stdout() -> Paint {
+        let objection = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
+        Paint(std::io::stdout().is_terminal() && !objection && !dumb)
+    }
+
+    /// Green or red.
+    pub(crate) fn verdict(self, good: bool, text: &str) -> String {
+        self.wrap(if good { "32" } else { "31" }, text)
+    }
+
+    /// Less important.
+    pub(crate) fn dim(self, text: &str) -> String {
+        self.wrap("2", text)
+    }
+
+    fn wrap(self, code: &str, text: &str) -> String {
+        if self.0 && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_name_steers_the_terminal() {
+        let name = "a\x1b[31m\u{9b}m\n\u{202e}b\u{200b}é";
+        assert_eq!(escape(name), "a\\u{1b}[31m\\u{9b}m\\u{a}\\u{202e}b\\u{200b}é");
+    }
+
+    #[test]
+    fn colours_are_off_unless_they_are_on() {
+        assert_eq!(Paint(false).verdict(true, "x"), "x");
+        assert_eq!(Paint(true).verdict(true, "x"), "\x1b[32mx\x1b[0m");
+        assert_eq!(Paint(true).dim(""), "");
+    }
+}

@@ -1,0 +1,261 @@
+//! An answer for people: the verdict, both ends, and a tick or a cross for each clause that matters.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use weir_compiler::flow::{Answer, Exempt};
+use weir_compiler::object::ObjectKey;
+use weir_compiler::slice::Direction;
+use weir_compiler::verdict::{ClauseRef, Reason};
+
+use crate::clauses::{self, MISSES};
+use crate::judge::{InFamily, Judgement, Pair};
+use crate::names::Port;
+use crate::ports::Range;
+use crate::term::{Paint, escape};
+
+/// The sides, in the order of a packet.
+const SIDES: [Direction; 2] = [Direction::Egress, Direction::Ingress];
+
+/// The answer about one port.
+pub(crate) fn one(pair: &Pair<'_>, port: Port, judgement: &Judgement, paint: Paint) -> String {
+    let mut out = String::new();
+    head(&mut out, pair, judgement.allowed(), &port.to_string(), paint);
+    let family = judgement.deciding();
+    if judgement.is_mixed() {
+        let each: Vec<String> =
+            judgement.0.iter().map(|f| format!("{} {}", f.name(), word(f.flow.allowed()))).collect();
+        let _ = writeln!(out, "  {}; this is about {}", each.join(", "), family.name());
+    }
+    let tree = Tree { pair, port, family, paint };
+    for (direction, title) in SIDES.into_iter().zip(titles(pair)) {
+        tree.side(&mut out, direction, &title);
+    }
+    out
+}
+
+/// What is said of ports, in few words.
+#[derive(PartialEq)]
+struct Said {
+    allowed: bool,
+    /// The family that it is about, if the other is of another mind.
+    family: Option<&'static str>,
+    sides: [String; 2],
+}
+
+impl Said {
+    fn of(judgement: &Judgement) -> Said {
+        let family = judgement.deciding();
+        Said {
+            allowed: judgement.allowed(),
+            family: judgement.is_mixed().then(|| family.name()),
+            sides: SIDES.map(|direction| summary(family.flow.answer(direction), direction)),
+        }
+    }
+}
+
+/// The answer about all ports.
+pub(crate) fn all(pair: &Pair<'_>, ranges: &[Range], paint: Paint) -> String {
+    let mut out = String::new();
+    let mut groups: Vec<(Said, Vec<String>)> = Vec::new();
+    for range in ranges {
+        let said = Said::of(&range.judgement);
+        match groups.iter_mut().find(|(other, _)| *other == said) {
+            Some((_, names)) => names.push(range.to_string()),
+            None => groups.push((said, vec![range.to_string()])),
+        }
+    }
+    groups.sort_by_key(|(said, _)| !said.allowed);
+    let allowed = groups.iter().any(|(said, _)| said.allowed);
+    let one_mind = groups.iter().all(|(said, _)| said.allowed == allowed);
+    head(&mut out, pair, allowed, if one_mind { "all ports" } else { "some ports" }, paint);
+    let one_reason = groups.len() == 1;
+    for (said, names) in groups {
+        let names = if one_reason { "all ports".to_owned() } else { names.join(", ") };
+        let _ = writeln!(out, "  {} {names}", mark(said.allowed, paint));
+        if let Some(family) = said.family {
+            let _ = writeln!(out, "      in {family}:");
+        }
+        for (title, side) in titles(pair).into_iter().zip(said.sides) {
+            let _ = writeln!(out, "      {title}  {side}");
+        }
+    }
+    if !(one_mind && allowed) {
+        let to = &pair.to.pod.key;
+        let _ = writeln!(out, "  name a port for the clauses, as in {}", escape(&format!("{to}:80/TCP")));
+    }
+    out
+}
+
+fn head(out: &mut String, pair: &Pair<'_>, allowed: bool, ports: &str, paint: Paint) {
+    let verdict = paint.verdict(allowed, word(allowed));
+    let (from, to) = (name(&pair.from.pod.key), name(&pair.to.pod.key));
+    let _ = writeln!(out, "{verdict}  {from} -> {to}  {ports}");
+}
+
+fn word(allowed: bool) -> &'static str {
+    if allowed { "allowed" } else { "denied" }
+}
+
+fn mark(good: bool, paint: Paint) -> String {
+    paint.verdict(good, if good { "✔" } else { "✘" })
+}
+
+fn name(key: &ObjectKey) -> String {
+    escape(&key.to_string())
+}
+
+/// Both ends, equally long.
+fn titles(pair: &Pair<'_>) -> [String; 2] {
+    let egress = format!("egress of {}", name(&pair.from.pod.key));
+    let ingress = format!("ingress of {}", name(&pair.to.pod.key));
+    let width = egress.chars().count().max(ingress.chars().count());
+    [format!("{egress:width$}"), format!("{ingress:width$}")]
+}
+
+/// What an end says, in one line.
+fn summary(answer: &Answer, direction: Direction) -> String {
+    let side = direction.as_str();
+    let verdict = match answer {
+        Answer::Exempt(Exempt::Itself) => return "passes: a pod always reaches itself (N73)".into(),
+        Answer::Exempt(Exempt::HostNetwork) => {
+            return "passes: it is in its node's network, where policies select nobody (N70)".into();
+        }
+        Answer::Exempt(Exempt::OwnNode) => {
+            return "passes: a node always reaches its own pods, whatever policies say (N71)".into();
+        }
+        Answer::Policy(verdict) => verdict,
+    };
+    match &verdict.reason {
+        Reason::NotIsolated | Reason::NoSuchPod => format!("passes: no policy isolates it for {side}"),
+        Reason::Itself => "passes: a pod always reaches itself (N73)".into(),
+        Reason::Clause(clause) => {
+            format!("passes: {} {side}[{}] allows it", name(&clause.policy), clause.rule)
+        }
+        Reason::NoClause(by) => {
+            let mut names: Vec<String> = by.iter().take(MISSES).map(name).collect();
+            if by.len() > MISSES {
+                names.push(format!("{} more", by.len() - MISSES));
+            }
+            format!("denied: isolated by {}; no rule allows it", names.join(", "))
+        }
+    }
+}
+
+/// A line about one peer or port of a rule.
+struct Line {
+    good: bool,
+    place: String,
+    what: String,
+    why: String,
+}
+
+struct Tree<'a> {
+    pair: &'a Pair<'a>,
+    port: Port,
+    family: &'a InFamily,
+    paint: Paint,
+}
+
+impl Tree<'_> {
+    fn side(&self, out: &mut String, direction: Direction, title: &str) {
+        let answer = self.family.flow.answer(direction);
+        let _ = writeln!(out, "  {title}  {}", summary(answer, direction));
+        let Answer::Policy(verdict) = answer else { return };
+        match &verdict.reason {
+            Reason::Clause(clause) => {
+                self.rule(out, clause, &[self.peer_line(clause, true)], &[self.port_line(clause, true)]);
+            }
+            Reason::NoClause(by) => self.denial(out, direction, by),
+            Reason::NoSuchPod | Reason::Itself | Reason::NotIsolated => {}
+        }
+    }
+
+    fn denial(&self, out: &mut String, direction: Direction, by: &[ObjectKey]) {
+        let all = clauses::nearest(self.pair, direction, self.family, self.port);
+        let misses = &all[..all.len().min(MISSES)];
+        let empty = by.iter().filter(|policy| {
+            let rules = self.pair.cluster.slice.policies[*policy].rules(direction);
+            rules.is_some_and(<[_]>::is_empty)
+        });
+        for policy in empty.take(MISSES) {
+            let none = self.pair.cluster.why_no_rules(policy, direction.as_str());
+            let _ = writeln!(out, "    {}  {none}  {}", name(policy), self.place(policy));
+        }
+        for group in
+            misses.chunk_by(|a, b| (&a.clause.policy, a.clause.rule) == (&b.clause.policy, b.clause.rule))
+        {
+            let mut peers: Vec<Line> = Vec::new();
+            let mut ports: Vec<Line> = Vec::new();
+            let (mut seen_peers, mut seen_ports) = (BTreeSet::new(), BTreeSet::new());
+            for miss in group {
+                if seen_peers.insert(miss.clause.peer) {
+                    peers.push(self.peer_line(&miss.clause, miss.peer_matches));
+                }
+                if seen_ports.insert(miss.clause.port) {
+                    ports.push(self.port_line(&miss.clause, miss.port_matches));
+                }
+            }
+            self.rule(out, &group[0].clause, &peers, &ports);
+        }
+        if all.len() > misses.len() {
+            let _ = writeln!(out, "    and {} more that do not match", all.len() - misses.len());
+        }
+        let mut hints: Vec<String> = misses.iter().filter_map(|m| clauses::hint(self.pair, m)).collect();
+        hints.dedup();
+        if !hints.is_empty() {
+            let _ = writeln!(out, "    nearest: {}", escape(&hints.join(", or ")));
+        }
+    }
+
+    /// A policy's rule, and what of it matches.
+    fn rule(&self, out: &mut String, clause: &ClauseRef, peers: &[Line], ports: &[Line]) {
+        let place = self.place(&clause.policy);
+        let _ = writeln!(
+            out,
+            "    {}  {}[{}]  {place}",
+            name(&clause.policy),
+            clause.direction.as_str(),
+            clause.rule
+        );
+        let lines: Vec<&Line> = peers.iter().chain(ports).collect();
+        let width = |of: fn(&Line) -> &str| lines.iter().map(|l| of(l).chars().count()).max().unwrap_or(0);
+        let (place, what) = (width(|l| &l.place), width(|l| &l.what));
+        for line in lines {
+            let text = format!("{:place$}  {:what$}", line.place, line.what);
+            let why = if line.why.is_empty() { String::new() } else { format!("  {}", line.why) };
+            let text = if why.is_empty() { text.trim_end().to_owned() } else { text };
+            let _ = writeln!(out, "      {} {text}{}", mark(line.good, self.paint), self.paint.dim(&why));
+        }
+    }
+
+    fn peer_line(&self, clause: &ClauseRef, good: bool) -> Line {
+        let field = clauses::peers_field(clause.direction);
+        let why = if good { String::new() } else { clauses::why_not_peer(self.pair, self.family, clause) };
+        Line {
+            good,
+            place: indexed(field, clause.peer),
+            what: escape(&clauses::peer_text(self.pair, clause)),
+            why: escape(&why),
+        }
+    }
+
+    fn port_line(&self, clause: &ClauseRef, good: bool) -> Line {
+        let why = if good { String::new() } else { clauses::why_not_port(self.pair, clause) };
+        Line {
+            good,
+            place: indexed("ports", clause.port),
+            what: escape(&clauses::port_text(self.pair, clause)),
+            why: escape(&why),
+        }
+    }
+
+    fn place(&self, policy: &ObjectKey) -> String {
+        let place = self.pair.cluster.place(policy).map(|p| escape(&p.to_string()));
+        self.paint.dim(&place.unwrap_or_default())
+    }
+}
+
+fn indexed(field: &str, index: Option<usize>) -> String {
+    index.map_or_else(|| field.to_owned(), |i| format!("{field}[{i}]"))
+}
