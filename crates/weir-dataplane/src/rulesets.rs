@@ -71,9 +71,15 @@ pub(crate) fn peer_sets(id: PeerSetId, set: &PeerSet, members: &[Member]) -> BTr
         };
         sets.insert(peer_set_name(id, set, family), Set { decl, elements });
     }
+    // A tree that is built from all of its elements takes half of the memory of one that grows with each.
+    let mut elements: BTreeMap<String, Vec<(Bytes, Element)>> = BTreeMap::new();
     for member in members {
         let (name, key) = member_key(id, set, *member);
-        sets.get_mut(&name).expect("there is one of each family").elements.insert(key, Element::default());
+        elements.entry(name).or_default().push((key, Element::default()));
+    }
+    for (name, elements) in elements {
+        let set = sets.get_mut(&name).expect("there is one of each family");
+        set.elements = elements.into_iter().collect();
     }
     sets
 }

@@ -102,6 +102,9 @@ impl Report {
             .figures
             .iter()
             .map(|figure| {
+                let mut figure = figure.clone();
+                let numbers = figure.split.iter_mut().map(|(_, value)| value).chain(&mut figure.p99);
+                numbers.chain([&mut figure.value]).for_each(|number| *number = (*number * 1e4).round() / 1e4);
                 let mut value = serde_json::json!(figure);
                 if let Some(met) = figure.met() {
                     value["ok"] = met.into();

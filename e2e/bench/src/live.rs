@@ -23,6 +23,9 @@ const PAUSE: Duration = Duration::from_millis(15);
 const TIMEOUT: u16 = 10_000;
 const READY: Duration = Duration::from_secs(60);
 
+/// The file that is renamed at a turn, and what is in it.
+type Edit<'a> = dyn Fn(usize) -> (String, String) + 'a;
+
 /// Measures edits of a policy, of a pod here and of a pod elsewhere.
 pub(crate) fn measure(report: &mut Report, folder: &Path) -> Result<()> {
     let shape = Shape::changing(110);
@@ -45,7 +48,7 @@ pub(crate) fn measure(report: &mut Report, folder: &Path) -> Result<()> {
         let number = turn / 2 % shape.policies;
         (format!("policy-{number}.yaml"), shape.policy(number, turn.is_multiple_of(2)))
     };
-    let kinds: [(&str, &dyn Fn(usize) -> (String, String)); 3] = [
+    let kinds: [(&str, &Edit); 3] = [
         ("label of a pod on this node", &pod(here)),
         ("label of a pod elsewhere", &pod(elsewhere)),
         ("policy edited (a port)", &policy),

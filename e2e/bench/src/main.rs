@@ -25,6 +25,7 @@ mod start;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
@@ -55,9 +56,16 @@ enum Part {
     Bulk,
 }
 
+/// A signal came: the thread that took it cleans up and ends the process.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
+        // its files were taken away from it
+        Err(_) if ENDING.load(Ordering::SeqCst) => loop {
+            std::thread::park();
+        },
         Err(error) => {
             eprintln!("weir-bench: {error:#}");
             ExitCode::from(2)
@@ -94,6 +102,7 @@ fn end_with_signals(scratch: &Path) -> Result<()> {
     let scratch = scratch.to_owned();
     std::thread::spawn(move || {
         if let Ok(signal) = signals.wait() {
+            ENDING.store(true, Ordering::SeqCst);
             let _ = std::fs::remove_dir_all(&scratch);
             std::process::exit(128 + signal as i32);
         }

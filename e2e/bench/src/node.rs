@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use weir_agent::kernel::{Done, Kernel};
 use weir_agent::links::{LinkTable, Watcher};
 use weir_compiler::object::Event;
+use weir_compiler::slice::Change;
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::{Attachments, Planner};
 use weir_nft::Nft;
@@ -17,7 +18,7 @@ use crate::cluster::NODE;
 pub(crate) struct Split {
     /// Events to changes of the slice.
     pub(crate) compile: Duration,
-    /// Where all pods of the node are attached, and whether that is new.
+    /// Where all pods of the node are attached, and whether that is new; nothing if no pod of it changed.
     pub(crate) attach: Duration,
     /// Changes of the slice to a transaction.
     pub(crate) plan: Duration,
@@ -70,12 +71,17 @@ impl Node {
         let started = Instant::now();
         let deltas = self.compiler.apply(events);
         let compiled = Instant::now();
+        let mut attach = false;
         for delta in deltas.slices.iter().filter(|d| d.node == NODE) {
+            let pods = |change: &Change| matches!(change, Change::Pod(..) | Change::PodGone(_));
+            attach |= delta.changes.iter().any(pods);
             self.planner.update(&delta.changes);
         }
         let updated = Instant::now();
-        let attachments = self.attachments();
-        self.planner.attach(attachments);
+        if attach {
+            let attachments = self.attachments();
+            self.planner.attach(attachments);
+        }
         let attached = Instant::now();
         let pending = self.planner.take();
         let planned = Instant::now();

@@ -42,8 +42,8 @@ const AWAY: Duration = Duration::from_millis(50);
 
 /// Follows the manifests of a folder (or one file) until the receiver is dropped.
 ///
-/// The first batch holds everything that is there. It runs on a thread of its own, since it does
-/// nothing but blocking calls.
+/// What is there at first comes file by file; the batch that is `synced` completes it. It runs on a
+/// thread of its own, since it does nothing but blocking calls.
 ///
 /// # Errors
 /// There is no such folder, it cannot be read, or there can be no more threads.
@@ -205,7 +205,18 @@ impl Follower {
             self.store.leaving(path, false);
             if self.is_ready(path, signature, hints, now) {
                 match std::fs::read(path) {
-                    Ok(bytes) => self.read(path, signature, &bytes),
+                    Ok(bytes) => {
+                        self.read(path, signature, &bytes);
+                        if self.first {
+                            // file by file: never all objects at once in memory
+                            let changes = self.store.changes(&mut parse_file);
+                            problems.extend(changes.problems);
+                            let events: Vec<_> = changes.events.into_iter().map(|(event, _)| event).collect();
+                            if !events.is_empty() {
+                                self.send(Update::Batch { events, synced: false })?;
+                            }
+                        }
+                    }
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => {
                         self.waiting.insert(path.clone(), now + BACKSTOP);
