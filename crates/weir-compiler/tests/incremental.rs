@@ -71,6 +71,7 @@ proptest! {
                 events.swap(i, (state >> 33) as usize % (i + 1));
             }
             let mut fresh = Compiler::new(Scope::AllNodes);
+            events.extend(world.epilogue());
             fresh.apply(events);
             for node in NODES {
                 let incremental = slices.get(node).cloned().unwrap_or_default();

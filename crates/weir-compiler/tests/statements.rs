@@ -629,3 +629,25 @@ fn the_nearest_misses_of_a_denial_say_which_half_matches() {
     assert_eq!(halves, [(0, Some(0), false, true), (1, Some(0), true, false), (1, Some(1), true, false)]);
     assert_eq!(misses[1].clause.to_string(), "a/p spec.ingress[1] from[0] ports[0]");
 }
+
+#[test]
+fn n32_a_terminating_namespace_still_matches_selectors() {
+    let mut c = Cluster::new(&[WEB, ("b/x", "10.0.9.9")]);
+    c.apply(Event::Namespace(namespace("b team=x")));
+    let peer = json!({"namespaceSelector": {"matchLabels": {"team": "x"}}});
+    c.policy("a/p", json!({"ingress": [{"from": [peer]}]}));
+    assert!(c.ingress("a/web", "10.0.9.9", "80"));
+    c.apply(Event::Namespace(Namespace { terminating: true, ..namespace("b team=x") }));
+    assert!(c.ingress("a/web", "10.0.9.9", "80"));
+    c.apply(Event::NamespaceGone("b".into()));
+    assert!(!c.ingress("a/web", "10.0.9.9", "80"));
+}
+
+#[test]
+fn n54_the_text_80_is_a_name_and_not_a_number() {
+    let mut c = Cluster::new(&[WEB]);
+    c.policy("a/p", json!({"ingress": [{"ports": [{"port": "80"}]}]}));
+    assert!(!c.ingress("a/web", OUTSIDE, "80"));
+    c.policy("a/p", json!({"ingress": [{"ports": [{"port": 80}]}]}));
+    assert!(c.ingress("a/web", OUTSIDE, "80"));
+}

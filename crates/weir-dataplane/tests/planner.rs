@@ -190,3 +190,38 @@ fn u3_a_pod_reaches_itself_through_a_service() {
         assert!(!passes(planner.table(), "forward", &packet(attachment.interface(), "10.0.0.2")));
     }
 }
+
+/// U27: each ruleset of an isolated pod begins with it.
+#[test]
+fn u27_what_conntrack_calls_invalid_is_dropped_at_isolated_pods() {
+    let pod = Pod {
+        key: ObjectKey::new("a", "p"),
+        uid: String::new(),
+        labels: Default::default(),
+        node: Some("n".into()),
+        ips: vec!["10.0.0.1".parse().unwrap()],
+        host_network: false,
+        finished: false,
+        terminating: false,
+        created: 0,
+        ports: vec![],
+    };
+    let deny = weir_compiler::object::Policy {
+        namespace: "a".into(),
+        name: "deny".into(),
+        spec: weir_compiler::object::PolicySpec {
+            policy_types: vec!["Ingress".into(), "Egress".into()],
+            ingress: vec![Default::default()],
+            egress: vec![Default::default()],
+            ..Default::default()
+        },
+    };
+    let mut compiler = Compiler::new(Scope::AllNodes);
+    compiler.apply([Event::Pod(pod)]);
+    let drops = |compiler: &Compiler| {
+        fresh(compiler, "n", 0).table().to_string().matches("ct state invalid drop").count()
+    };
+    assert_eq!(drops(&compiler), 0, "nothing is dropped at a pod that no policy isolates");
+    compiler.apply([Event::Policy(deny)]);
+    assert_eq!(drops(&compiler), 2, "{}", fresh(&compiler, "n", 0).table());
+}
