@@ -13,18 +13,7 @@ fn policy(name: &str, spec: PolicySpec) -> Event {
 #[test]
 fn a_selection_that_changes_hands_within_a_batch_still_isolates() {
     let mut compiler = Compiler::new(Scope::AllNodes);
-    let pod = Pod {
-        key: ObjectKey::new("b", "p"),
-        uid: String::new(),
-        labels: Labels::new(),
-        node: Some("n".into()),
-        ips: vec!["10.0.0.1".parse().unwrap()],
-        host_network: false,
-        finished: false,
-        terminating: false,
-        created: 0,
-        ports: vec![],
-    };
+    let pod = common::plain_pod(ObjectKey::new("b", "p"), "10.0.0.1");
     compiler.apply([Event::Pod(pod), policy("p2", PolicySpec::default())]);
     let elsewhere = LabelSelector { match_labels: [("x".into(), "y".into())].into(), ..Default::default() };
     compiler.apply([

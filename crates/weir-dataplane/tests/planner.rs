@@ -12,7 +12,7 @@ use weir_compiler::object::{Event, ObjectKey, Pod, Protocol};
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::Table;
 use weir_dataplane::{Attachment, Attachments, Planner, difference, fake};
-use world::{NODES, World, addresses, batches};
+use world::{NODES, World, addresses, batches, plain_pod};
 
 /// How the pods of a node are attached: by the parity of each bit of the seed, so that it changes
 /// from batch to batch. Pods on a bridge share `cni0`.
@@ -150,18 +150,7 @@ proptest! {
 /// U3: a packet that a Service sent back to its sender.
 #[test]
 fn u3_a_pod_reaches_itself_through_a_service() {
-    let pod = Pod {
-        key: ObjectKey::new("a", "p"),
-        uid: String::new(),
-        labels: Default::default(),
-        node: Some("n".into()),
-        ips: vec!["10.0.0.1".parse().unwrap()],
-        host_network: false,
-        finished: false,
-        terminating: false,
-        created: 0,
-        ports: vec![],
-    };
+    let pod = plain_pod(ObjectKey::new("a", "p"), "10.0.0.1");
     let deny = weir_compiler::object::Policy {
         namespace: "a".into(),
         name: "deny".into(),
@@ -194,18 +183,7 @@ fn u3_a_pod_reaches_itself_through_a_service() {
 /// U27: each ruleset of an isolated pod begins with it.
 #[test]
 fn u27_what_conntrack_calls_invalid_is_dropped_at_isolated_pods() {
-    let pod = Pod {
-        key: ObjectKey::new("a", "p"),
-        uid: String::new(),
-        labels: Default::default(),
-        node: Some("n".into()),
-        ips: vec!["10.0.0.1".parse().unwrap()],
-        host_network: false,
-        finished: false,
-        terminating: false,
-        created: 0,
-        ports: vec![],
-    };
+    let pod = plain_pod(ObjectKey::new("a", "p"), "10.0.0.1");
     let deny = weir_compiler::object::Policy {
         namespace: "a".into(),
         name: "deny".into(),

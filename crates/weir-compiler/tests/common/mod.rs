@@ -87,6 +87,22 @@ pub const NODES: [&str; 3] = ["n1", "n2", "n3"];
 pub const ADDRESSES: [&str; 8] =
     ["10.0.0.1", "10.0.0.2", "10.0.1.1", "10.1.0.1", "fd00::1", "fd00::2", "fd00::1:1", "192.0.2.1"];
 
+/// A pod that is there and nothing more: on node `n`, without labels and ports.
+pub fn plain_pod(key: ObjectKey, address: &str) -> Pod {
+    Pod {
+        key,
+        uid: String::new(),
+        labels: Labels::new(),
+        node: Some("n".into()),
+        ips: vec![address.parse().unwrap()],
+        host_network: false,
+        finished: false,
+        terminating: false,
+        created: 0,
+        ports: vec![],
+    }
+}
+
 pub fn addresses() -> impl Iterator<Item = IpAddr> {
     ADDRESSES.iter().map(|a| a.parse().unwrap())
 }
