@@ -112,7 +112,7 @@ fn what_others_add_is_foreign_and_fails_no_dump() {
                 limit rate 3/second drop
                 meta mark set 1
                 ip saddr { 10.0.0.1, 10.0.0.2 } accept
-                tcp dport >= 1024 drop
+                tcp dport > 1024 drop
                 log prefix "hm"
                 ct direction original accept
                 reject
