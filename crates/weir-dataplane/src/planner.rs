@@ -60,6 +60,9 @@ fn hairpin(family: IpFamily) -> String {
     format!("hairpin_{}", family.suffix())
 }
 
+/// A place in a map or set: its name and the key in it.
+type At = (String, Bytes);
+
 /// A slice with the table that it makes. Each change of the slice costs work in proportion to
 /// what it changes in the table.
 #[derive(Debug)]
@@ -68,7 +71,10 @@ pub struct Planner {
     attachments: Attachments,
     edited: Edited,
     /// What each pod has in the dispatch maps.
-    dispatch: BTreeMap<ObjectKey, BTreeMap<(String, Bytes), Element>>,
+    dispatch: BTreeMap<ObjectKey, BTreeMap<At, Element>>,
+    /// Whose each of these elements is. Two pods have one for as long as an address has
+    /// passed from one to the other and its route has not: the last pod's is in the table.
+    claims: BTreeMap<At, BTreeSet<ObjectKey>>,
     pods_of: BTreeMap<ProfileId, BTreeSet<ObjectKey>>,
 }
 
@@ -86,6 +92,7 @@ impl Planner {
             attachments: Attachments::new(),
             edited: Edited::new(empty_table()),
             dispatch: BTreeMap::new(),
+            claims: BTreeMap::new(),
             pods_of: BTreeMap::new(),
         }
     }
@@ -189,29 +196,37 @@ impl Planner {
         }
     }
 
-    /// Writes the dispatch of these pods anew. What they had goes first, for an interface or
-    /// an address may pass from one to the other.
+    /// Writes the dispatch of these pods anew.
     fn dispatch(&mut self, pods: BTreeSet<ObjectKey>) {
-        let mut wanted = Vec::with_capacity(pods.len());
+        let mut places = BTreeSet::new();
         for key in pods {
+            for at in self.dispatch.remove(&key).unwrap_or_default().into_keys() {
+                let claims = self.claims.get_mut(&at).expect("what a pod has, it claims");
+                claims.remove(&key);
+                if claims.is_empty() {
+                    self.claims.remove(&at);
+                }
+                places.insert(at);
+            }
             let now = self.slice.pods.get(&key).map(|pod| self.dispatch_of(&key, pod)).unwrap_or_default();
-            let before = self.dispatch.remove(&key).unwrap_or_default();
-            for (set, element) in before.into_keys().filter(|at| !now.contains_key(at)) {
-                self.edited.remove_element(&set, element);
+            for at in now.keys() {
+                self.claims.entry(at.clone()).or_default().insert(key.clone());
+                places.insert(at.clone());
             }
-            wanted.push((key, now));
+            if !now.is_empty() {
+                self.dispatch.insert(key, now);
+            }
         }
-        for (key, elements) in wanted {
-            for ((set, element), value) in &elements {
-                self.edited.put_element(set, element.clone(), value.clone());
-            }
-            if !elements.is_empty() {
-                self.dispatch.insert(key, elements);
+        for at in places {
+            let element = self.claims.get(&at).and_then(|pods| pods.last()).map(|pod| &self.dispatch[pod][&at]);
+            match element {
+                Some(element) => self.edited.put_element(&at.0, at.1, element.clone()),
+                None => self.edited.remove_element(&at.0, at.1),
             }
         }
     }
 
-    fn dispatch_of(&self, key: &ObjectKey, pod: &SlicePod) -> BTreeMap<(String, Bytes), Element> {
+    fn dispatch_of(&self, key: &ObjectKey, pod: &SlicePod) -> BTreeMap<At, Element> {
         let mut elements = BTreeMap::new();
         let profile = &self.slice.profiles[&pod.profile];
         let comment = Some(comment(&key.to_string()));

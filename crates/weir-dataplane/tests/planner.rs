@@ -203,3 +203,40 @@ fn u27_what_conntrack_calls_invalid_is_dropped_at_isolated_pods() {
     compiler.apply([Event::Policy(deny)]);
     assert_eq!(drops(&compiler), 2, "{}", fresh(&compiler, "n", 0).table());
 }
+
+/// An address passed from `p` to `q` while its route still led to `p`; when the route followed,
+/// what `q` gave up was taken from `p` as well, and `p` was open.
+#[test]
+fn what_two_pods_claim_for_a_moment_stays_with_the_one_that_keeps_it() {
+    let deny = weir_compiler::object::Policy {
+        namespace: "a".into(),
+        name: "deny".into(),
+        spec: weir_compiler::object::PolicySpec { policy_types: vec!["Egress".into()], ..Default::default() },
+    };
+    let mut pod = plain_pod(ObjectKey::new("a", "p"), "10.0.0.1");
+    pod.ips.push("10.0.0.2".parse().unwrap());
+    let mut compiler = Compiler::new(Scope::AllNodes);
+    let mut planner = Planner::new();
+    let mut turn = |events: Vec<Event>, at: &[(&str, &str)]| {
+        compiler.apply(events).slices.iter().for_each(|delta| planner.update(&delta.changes));
+        let own = |(address, interface): &(&str, &str)| {
+            (address.parse().unwrap(), Attachment::Own((*interface).to_owned()))
+        };
+        planner.attach(at.iter().map(own).collect());
+        planner.table().clone()
+    };
+    let packet = |source: &str| Packet {
+        iif: "vethp".into(),
+        oif: "eth0".into(),
+        source: source.parse().unwrap(),
+        destination: "192.0.2.1".parse().unwrap(),
+        protocol: 6,
+        port: 80,
+    };
+    turn(vec![Event::Pod(pod), Event::Policy(deny)], &[("10.0.0.1", "vethp"), ("10.0.0.2", "vethp")]);
+    let taker = plain_pod(ObjectKey::new("a", "q"), "10.0.0.1");
+    let taken = turn(vec![Event::Pod(taker)], &[("10.0.0.1", "vethp"), ("10.0.0.2", "vethp")]);
+    assert!(!passes(&taken, "forward", &packet("10.0.0.2")));
+    let moved = turn(vec![], &[("10.0.0.1", "vethq"), ("10.0.0.2", "vethp")]);
+    assert!(!passes(&moved, "forward", &packet("10.0.0.2")), "{moved}");
+}
