@@ -3,6 +3,9 @@
 #[path = "../../weir-compiler/tests/common/mod.rs"]
 mod world;
 
+#[path = "../../weir-dataplane/tests/common/costs.rs"]
+mod costs;
+
 use std::cell::RefCell;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -58,12 +61,12 @@ fn the_kernel_holds_the_plan_after_every_change() {
     in_netns(|| {
         let kernel = RefCell::new(Kernel::open().unwrap());
         let mut runner = TestRunner::new(world::cases(40));
-        let cases = (batches(8), proptest::collection::vec(any::<u64>(), 8));
+        let cases = (batches(8), proptest::collection::vec(any::<u64>(), 8), costs::costs());
         runner
-            .run(&cases, |(batches, seeds)| {
+            .run(&cases, |(batches, seeds, costs)| {
                 let mut kernel = kernel.borrow_mut();
                 let mut compiler = Compiler::new(Scope::Node("n1".into()));
-                let mut planner = Planner::new();
+                let mut planner = Planner::with_costs(costs);
                 planner.take();
                 kernel.doubt(); // what the last case left is an installed table like any other
                 kernel.sync(planner.table(), None).unwrap();

@@ -289,6 +289,13 @@ pub fn peer_set_id(set: &PeerSet) -> PeerSetId {
     PeerSetId(hash.finish())
 }
 
+/// The identity of what several peer sets are together; they come sorted, each once.
+pub fn union_id(parts: &[PeerSetId]) -> PeerSetId {
+    let mut hash = Hash::new(b"union");
+    parts.iter().for_each(|part| hash.bytes(&part.0));
+    PeerSetId(hash.finish())
+}
+
 /// The identity of a port set.
 pub fn port_set_id(ports: &PortSet) -> PortSetId {
     let mut hash = Hash::new(b"port set");

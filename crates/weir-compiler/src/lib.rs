@@ -33,4 +33,4 @@ pub mod slice;
 pub mod verdict;
 
 pub use compiler::{Compiler, Counts, Deltas, Scope};
-pub use graph::{peer_set_id, port_set_id};
+pub use graph::{peer_set_id, port_set_id, union_id};

@@ -15,16 +15,19 @@ use crate::model::{Bytes, Chain, Element, Family, Op, Set, SetData, Table, Trans
 
 /// The transaction that makes `installed` equal to `desired`; `None`: it already is.
 ///
-/// What cannot be changed in place (the type of a set, the hook of a chain) makes the table be
-/// deleted and made again, within the same transaction.
+/// What cannot be changed in place (the type of a set, the elements of a constant one, the hook of
+/// a chain) makes the table be deleted and made again, within the same transaction.
 pub fn difference(installed: Option<&Table>, desired: &Table) -> Option<Transaction> {
     let Some(installed) = installed else {
         return Some(create(desired, Vec::new()));
     };
+    let fits = |set: &Set, wanted: &Set| {
+        wanted.decl == set.decl && (!set.decl.constant || wanted.elements == set.elements)
+    };
     let sets_fit = installed
         .sets
         .iter()
-        .all(|(name, set)| desired.sets.get(name).is_none_or(|wanted| wanted.decl == set.decl));
+        .all(|(name, set)| desired.sets.get(name).is_none_or(|wanted| fits(set, wanted)));
     let chains_fit = installed
         .chains
         .iter()
@@ -61,10 +64,10 @@ fn create(desired: &Table, mut ops: Vec<Op>) -> Transaction {
 struct Difference {
     new_sets: Vec<Op>,
     new_chains: Vec<Op>,
-    /// Of sets, and of maps whose values are no verdicts.
+    /// Of sets, of maps whose values are no verdicts, and of constant maps, whose chains are new.
     values: Vec<Op>,
     rules: Vec<Op>,
-    /// Of verdict maps: their values refer to chains.
+    /// Of verdict maps: their values refer to chains, and are last to come and first to go.
     verdicts: Vec<Op>,
     emptied: Vec<Op>,
     gone_sets: Vec<Op>,
@@ -100,8 +103,9 @@ impl Difference {
         added: Vec<(Bytes, Element)>,
     ) {
         let list = match set.decl.data {
-            Some(SetData::Verdict) => &mut self.verdicts,
-            Some(SetData::Value(_)) | None => &mut self.values,
+            Some(SetData::Verdict) if !set.decl.constant => &mut self.verdicts,
+            // a constant one takes no elements once a rule looks it up
+            _ => &mut self.values,
         };
         let (set, decl) = (name.to_owned(), set.decl.clone());
         if !removed.is_empty() {

@@ -50,6 +50,7 @@ fn step(state: &mut Option<Table>, transaction: &Transaction, op: &Op) -> Result
             }
         }
         Op::AddElements { set, elements, .. } => {
+            refuse_constant(table, set)?;
             let set = table.sets.get_mut(set).ok_or("no such set")?;
             for (key, element) in elements {
                 if set.elements.insert(key.clone(), element.clone()).is_some() {
@@ -59,6 +60,7 @@ fn step(state: &mut Option<Table>, transaction: &Transaction, op: &Op) -> Result
             check_references(table)?;
         }
         Op::DeleteElements { set, elements, .. } => {
+            refuse_constant(table, set)?;
             let set = table.sets.get_mut(set).ok_or("no such set")?;
             for (key, element) in elements {
                 if set.elements.remove(key).as_ref() != Some(element) {
@@ -83,6 +85,15 @@ fn step(state: &mut Option<Table>, transaction: &Transaction, op: &Op) -> Result
         }
     }
     Ok(())
+}
+
+/// The elements of a constant set are fixed once a rule looks it up.
+fn refuse_constant(table: &Table, set: &str) -> Result<(), String> {
+    let constant = table.sets.get(set).is_some_and(|s| s.decl.constant);
+    match constant && lookups(table).any(|s| s == set) {
+        true => Err("the set is constant and in use".into()),
+        false => Ok(()),
+    }
 }
 
 fn lookups(table: &Table) -> impl Iterator<Item = &String> {

@@ -11,16 +11,19 @@
 //!
 //! Pure: no Kubernetes, no netlink, no clock. A [`model::Table`] is both what should be in the
 //! kernel and what is read back from it, a [`model::Transaction`] is a value that can be printed,
-//! sent, or given to the [`fake`] kernel. What becomes of which part of the rule graph is in
-//! `rulesets`, the fixed chains and dispatch maps are in `planner`.
+//! sent, or given to the [`fake`] kernel. The fixed chains and dispatch maps are in `planner`, the chains
+//! of rulesets in `rulesets`, which chooses by [`Costs`], their sets in `peers` and `ports`.
 
 mod change;
 pub mod fake;
 pub mod model;
+mod peers;
 mod planner;
+mod ports;
 mod rules;
 mod rulesets;
 mod text;
 
 pub use change::difference;
 pub use planner::{Attachment, Attachments, Planner, TABLE};
+pub use rulesets::Costs;

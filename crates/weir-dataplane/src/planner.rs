@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use weir_compiler::object::ObjectKey;
-use weir_compiler::slice::{Change, Direction, Member, NodeSlice, PeerSetId, ProfileId, SlicePod};
+use weir_compiler::slice::{Change, Direction, NodeSlice, PortSetId, ProfileId, RulesetId, SlicePod};
 
 use crate::change::Edited;
 use crate::model::{
     Bytes, Chain, Element, ElementData, Family, Field, Hook, HookPoint, MetaKey, Set, SetData, SetDecl,
     Table, Transaction, Verdict,
 };
+use crate::peers::{PeerSets, address_key};
+use crate::ports::port_sets;
 use crate::rules::{ESTABLISHED, End, IpFamily, Match, RELATED, decl};
-use crate::rulesets::{address_key, chain_name, chains, member_key, peer_set_names, peer_sets, port_sets};
+use crate::rulesets::{Costs, Layout, chain_name, layout};
 
 /// The name of Weir's table.
 pub const TABLE: &str = "weir";
@@ -67,9 +69,15 @@ type At = (String, Bytes);
 /// what it changes in the table.
 #[derive(Debug)]
 pub struct Planner {
+    costs: Costs,
     slice: NodeSlice,
     attachments: Attachments,
     edited: Edited,
+    /// What the rulesets are in the kernel, by their ids.
+    layouts: BTreeMap<RulesetId, Layout>,
+    peers: PeerSets,
+    /// How many rulesets look up a port set.
+    ports: BTreeMap<PortSetId, usize>,
     /// What each pod has in the dispatch maps.
     dispatch: BTreeMap<ObjectKey, BTreeMap<At, Element>>,
     /// Whose each of these elements is. Two pods have one for as long as an address has
@@ -87,10 +95,19 @@ impl Default for Planner {
 impl Planner {
     /// The plan of an empty slice: chains that let everything pass.
     pub fn new() -> Self {
+        Planner::with_costs(Costs::default())
+    }
+
+    /// The same, with other limits on how rulesets are written.
+    pub fn with_costs(costs: Costs) -> Self {
         Planner {
+            costs,
             slice: NodeSlice::default(),
             attachments: Attachments::new(),
             edited: Edited::new(empty_table()),
+            layouts: BTreeMap::new(),
+            peers: PeerSets::default(),
+            ports: BTreeMap::new(),
             dispatch: BTreeMap::new(),
             claims: BTreeMap::new(),
             pods_of: BTreeMap::new(),
@@ -133,18 +150,7 @@ impl Planner {
     fn change(&mut self, change: &Change, pods: &mut BTreeSet<ObjectKey>) {
         // while what goes is still known
         match change {
-            Change::PeerSetGone(id) => {
-                let set = &self.slice.peer_sets[id].set;
-                peer_set_names(*id, set).iter().for_each(|name| self.edited.remove_set(name));
-            }
-            Change::PortSetGone(id) => {
-                let sets = port_sets(*id, &self.slice.port_sets[id]);
-                sets.keys().for_each(|name| self.edited.remove_set(name));
-            }
-            Change::RulesetGone(id) => {
-                let chains = chains(&self.slice, *id, &self.slice.rulesets[id]);
-                chains.keys().for_each(|name| self.edited.remove_chain(name));
-            }
+            Change::RulesetGone(id) => self.remove_ruleset(*id),
             Change::Pod(key, _) | Change::PodGone(key) => {
                 if let Some(before) = self.slice.pods.get(key)
                     && let Some(of) = self.pods_of.get_mut(&before.profile)
@@ -160,22 +166,10 @@ impl Planner {
         }
         self.slice.apply(std::slice::from_ref(change));
         match change {
-            Change::PeerSet(id, set, members) => {
-                for (name, set) in peer_sets(*id, set, members) {
-                    self.edited.put_set(&name, set);
-                }
+            Change::Ruleset(id, _) => self.put_ruleset(*id),
+            Change::Members { id, added, removed } => {
+                self.peers.members(*id, added, removed, &mut self.edited);
             }
-            Change::PortSet(id, ports) => {
-                for (name, set) in port_sets(*id, ports) {
-                    self.edited.put_set(&name, set);
-                }
-            }
-            Change::Ruleset(id, ruleset) => {
-                for (name, chain) in chains(&self.slice, *id, ruleset) {
-                    self.edited.put_chain(&name, chain);
-                }
-            }
-            Change::Members { id, added, removed } => self.members(*id, added, removed),
             Change::Profile(id, _) => pods.extend(self.pods_of.get(id).into_iter().flatten().cloned()),
             Change::Pod(key, pod) => {
                 self.pods_of.entry(pod.profile).or_default().insert(key.clone());
@@ -184,15 +178,48 @@ impl Planner {
         }
     }
 
-    fn members(&mut self, id: PeerSetId, added: &[Member], removed: &[Member]) {
-        let set = &self.slice.peer_sets[&id].set;
-        for member in removed {
-            let (name, key) = member_key(id, set, *member);
-            self.edited.remove_element(&name, key);
+    /// Peer sets and port sets are in the table for as long as a ruleset's chains name them.
+    fn put_ruleset(&mut self, id: RulesetId) {
+        self.remove_ruleset(id);
+        let mut layout = layout(&self.slice, id, &self.slice.rulesets[&id], &self.costs);
+        for union in &layout.peers {
+            self.peers.retain(&self.slice, union, &mut self.edited);
         }
-        for member in added {
-            let (name, key) = member_key(id, set, *member);
-            self.edited.put_element(&name, key, Element::default());
+        for port_set in &layout.ports {
+            let users = self.ports.entry(*port_set).or_default();
+            *users += 1;
+            if *users == 1 {
+                for (name, set) in port_sets(*port_set, &self.slice.port_sets[port_set]) {
+                    self.edited.put_set(&name, set);
+                }
+            }
+        }
+        // what is kept of chains and maps is their names
+        for (name, map) in &mut layout.maps {
+            let decl = map.decl.clone();
+            self.edited.put_set(name, std::mem::replace(map, Set { decl, elements: BTreeMap::new() }));
+        }
+        for (name, chain) in &mut layout.chains {
+            self.edited.put_chain(name, std::mem::take(chain));
+        }
+        self.layouts.insert(id, layout);
+    }
+
+    fn remove_ruleset(&mut self, id: RulesetId) {
+        let Some(layout) = self.layouts.remove(&id) else { return };
+        layout.chains.keys().for_each(|name| self.edited.remove_chain(name));
+        layout.maps.keys().for_each(|name| self.edited.remove_set(name));
+        for union in &layout.peers {
+            self.peers.release(union, &mut self.edited);
+        }
+        for port_set in &layout.ports {
+            let users = self.ports.get_mut(port_set).expect("the ruleset is counted");
+            *users -= 1;
+            if *users == 0 {
+                self.ports.remove(port_set);
+                let sets = port_sets(*port_set, &self.slice.port_sets[port_set]);
+                sets.keys().for_each(|name| self.edited.remove_set(name));
+            }
         }
     }
 
@@ -218,7 +245,8 @@ impl Planner {
             }
         }
         for at in places {
-            let element = self.claims.get(&at).and_then(|pods| pods.last()).map(|pod| &self.dispatch[pod][&at]);
+            let element =
+                self.claims.get(&at).and_then(|pods| pods.last()).map(|pod| &self.dispatch[pod][&at]);
             match element {
                 Some(element) => self.edited.put_element(&at.0, at.1, element.clone()),
                 None => self.edited.remove_element(&at.0, at.1),

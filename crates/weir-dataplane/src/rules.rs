@@ -173,6 +173,13 @@ impl Match {
         this.vmap(map)
     }
 
+    /// Goes where a verdict map sends the destination port's packets.
+    pub(crate) fn port_vmap(self, protocol: Protocol, map: &str) -> Rule {
+        let mut this = self.l4proto(protocol.number());
+        this.load_port(R0);
+        this.vmap(map)
+    }
+
     fn load_port(&mut self, dreg: Reg) {
         // TCP, UDP and SCTP have the destination port in the same place
         self.0.push(Expr::Payload { base: PayloadBase::Transport, offset: 2, len: 2, dreg });

@@ -6,12 +6,13 @@ mod world;
 
 use std::net::IpAddr;
 
+use common::costs::costs;
 use common::{Packet, passes};
 use proptest::prelude::*;
 use weir_compiler::object::{Event, ObjectKey, Pod, Protocol};
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::Table;
-use weir_dataplane::{Attachment, Attachments, Planner, difference, fake};
+use weir_dataplane::{Attachment, Attachments, Costs, Planner, difference, fake};
 use world::{NODES, World, addresses, batches, plain_pod};
 
 /// How the pods of a node are attached: by the parity of each bit of the seed, so that it changes
@@ -35,8 +36,8 @@ fn interface(key: &ObjectKey) -> String {
     format!("veth{}{}", key.namespace, key.name)
 }
 
-fn fresh(compiler: &Compiler, node: &str, seed: u64) -> Planner {
-    let mut planner = Planner::new();
+fn fresh(compiler: &Compiler, node: &str, seed: u64, costs: Costs) -> Planner {
+    let mut planner = Planner::with_costs(costs);
     planner.update(&compiler.snapshot(node).changes);
     planner.attach(attachments(&planner, seed));
     planner
@@ -55,10 +56,11 @@ proptest! {
     fn changes_and_comparisons_lead_to_the_same_table(
         batches in batches(10),
         seeds in proptest::collection::vec(any::<u64>(), 10),
+        costs in costs(),
     ) {
         let node = "n1";
         let mut compiler = Compiler::new(Scope::Node(node.into()));
-        let mut planner = Planner::new();
+        let mut planner = Planner::with_costs(costs);
         let mut kernel: Option<Table> = None;
         let first = difference(None, planner.table()).unwrap();
         fake::apply(&mut kernel, &first).unwrap();
@@ -72,7 +74,7 @@ proptest! {
             planner.attach(attachments(&planner, seed));
             apply(&mut kernel, &mut planner);
             prop_assert_eq!(kernel.as_ref(), Some(planner.table()), "changes");
-            let from_scratch = fresh(&compiler, node, seed);
+            let from_scratch = fresh(&compiler, node, seed, costs);
             prop_assert_eq!(planner.table(), from_scratch.table(), "from scratch");
             prop_assert_eq!(difference(kernel.as_ref(), planner.table()), None);
             // from any state that the kernel was in, and from none
@@ -95,7 +97,7 @@ proptest! {
     }
 
     #[test]
-    fn packets_pass_as_the_naive_model_says(batches in batches(10), seed: u64) {
+    fn packets_pass_as_the_naive_model_says(batches in batches(10), seed: u64, costs in costs()) {
         let mut compiler = Compiler::new(Scope::AllNodes);
         let mut world = World::default();
         for batch in batches {
@@ -103,7 +105,7 @@ proptest! {
             compiler.apply(batch);
         }
         for node in NODES {
-            let planner = fresh(&compiler, node, seed);
+            let planner = fresh(&compiler, node, seed, costs);
             let attached = attachments(&planner, seed);
             let here = |address: IpAddr| -> Option<&Pod> {
                 world.owner(address).filter(|p| planner.slice().pods.contains_key(&p.key))
@@ -197,11 +199,11 @@ fn u27_what_conntrack_calls_invalid_is_dropped_at_isolated_pods() {
     let mut compiler = Compiler::new(Scope::AllNodes);
     compiler.apply([Event::Pod(pod)]);
     let drops = |compiler: &Compiler| {
-        fresh(compiler, "n", 0).table().to_string().matches("ct state invalid drop").count()
+        fresh(compiler, "n", 0, Costs::default()).table().to_string().matches("ct state invalid drop").count()
     };
     assert_eq!(drops(&compiler), 0, "nothing is dropped at a pod that no policy isolates");
     compiler.apply([Event::Policy(deny)]);
-    assert_eq!(drops(&compiler), 2, "{}", fresh(&compiler, "n", 0).table());
+    assert_eq!(drops(&compiler), 2, "{}", fresh(&compiler, "n", 0, Costs::default()).table());
 }
 
 /// An address passed from `p` to `q` while its route still led to `p`; when the route followed,

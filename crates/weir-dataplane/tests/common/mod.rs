@@ -1,6 +1,8 @@
 //! A packet's way through a table, expression by expression.
 #![allow(unreachable_pub, reason = "each test binary is a crate of its own")]
 
+pub mod costs;
+
 use std::net::IpAddr;
 
 use weir_dataplane::model::{

@@ -1,0 +1,17 @@
+//! Limits on how rulesets are written, for tests of every way of it.
+
+use proptest::prelude::*;
+use weir_dataplane::Costs;
+
+/// Every way of writing a ruleset: nothing in a row, all merged, and what is between.
+pub fn costs() -> impl Strategy<Value = Costs> {
+    let plenty = || prop_oneof![Just(0usize), Just(1), Just(2), Just(usize::MAX / 2)];
+    let some = (0usize..20, plenty(), plenty(), prop_oneof![Just(1usize), Just(4), Just(1_000_000)]);
+    let some = some.prop_map(|(in_a_row, pod_sets, cidr_sets, growth)| Costs {
+        in_a_row,
+        pod_sets,
+        cidr_sets,
+        growth,
+    });
+    prop_oneof![Just(Costs::default()), some]
+}
