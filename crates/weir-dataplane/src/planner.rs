@@ -17,6 +17,9 @@ use crate::rulesets::{address_key, chain_name, chains, member_key, peer_set_name
 /// The name of Weir's table.
 pub const TABLE: &str = "weir";
 
+/// All tables that a plan can have. A plan without one of them says that it must not be there.
+pub const TABLES: [(Family, &str); 2] = [(Family::Inet, TABLE), (Family::Bridge, TABLE)];
+
 /// How an address is attached to the node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Attachment {
@@ -97,7 +100,12 @@ impl Planner {
         }
     }
 
-    /// The table that the slice makes.
+    /// All tables that the slice makes: some of [`TABLES`].
+    pub fn tables(&self) -> Vec<&Table> {
+        vec![self.table()]
+    }
+
+    /// The table `inet weir`, in which are all verdicts of policies.
     pub fn table(&self) -> &Table {
         self.edited.table()
     }
@@ -125,9 +133,9 @@ impl Planner {
         self.dispatch(pods);
     }
 
-    /// What must change in a kernel that has the table of when this was last called; `None`: nothing.
-    pub fn take(&mut self) -> Option<Transaction> {
-        self.edited.take()
+    /// What must change in a kernel that has the tables of when this was last called, in one batch.
+    pub fn take(&mut self) -> Vec<Transaction> {
+        self.edited.take().into_iter().collect()
     }
 
     fn change(&mut self, change: &Change, pods: &mut BTreeSet<ObjectKey>) {
@@ -218,7 +226,8 @@ impl Planner {
             }
         }
         for at in places {
-            let element = self.claims.get(&at).and_then(|pods| pods.last()).map(|pod| &self.dispatch[pod][&at]);
+            let element =
+                self.claims.get(&at).and_then(|pods| pods.last()).map(|pod| &self.dispatch[pod][&at]);
             match element {
                 Some(element) => self.edited.put_element(&at.0, at.1, element.clone()),
                 None => self.edited.remove_element(&at.0, at.1),
