@@ -1,15 +1,15 @@
-//! The kernel's table, kept equal to a plan.
+//! The kernel's tables, kept equal to a plan.
 
 use std::time::Duration;
 
-use weir_dataplane::model::{Family, Op, Table, Transaction};
-use weir_dataplane::{TABLE, difference};
+use weir_dataplane::model::{Op, Table, Transaction};
+use weir_dataplane::{TABLES, differences, rebuilt};
 use weir_nft::{ApplyError, DumpError, Nft, OpenError};
 
 /// The kernel did not become equal to the plan.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The table could not be read.
+    /// A table could not be read.
     #[error(transparent)]
     Dump(#[from] DumpError),
     /// A transaction was refused.
@@ -25,11 +25,11 @@ pub enum Error {
 pub enum Done {
     /// Nothing: it was.
     Nothing,
-    /// So many steps in one transaction.
+    /// So many steps in one batch.
     Applied {
         /// The steps.
         ops: usize,
-        /// The table had been read back and compared first.
+        /// The tables had been read back and compared first.
         compared: bool,
     },
 }
@@ -37,14 +37,14 @@ pub enum Done {
 /// See the module.
 pub struct Kernel {
     nft: Nft,
-    /// The kernel's table is known to be the plan's as of the last transaction.
+    /// The kernel's tables are known to be the plan's as of the last batch.
     in_step: bool,
     failures: u32,
 }
 
-/// A dump is old when something else commits before the transaction: then it is taken again.
+/// A dump is old when something else commits before the batch: then it is taken again.
 const STALE_ATTEMPTS: u32 = 10;
-/// After so many failures in a row the table is made anew, in one transaction.
+/// After so many failures in a row the tables are made anew, in one batch.
 const REBUILD_AFTER: u32 = 3;
 
 impl Kernel {
@@ -61,25 +61,24 @@ impl Kernel {
         self.nft.port()
     }
 
-    /// The table may have been changed by somebody else.
+    /// A table may have been changed by somebody else.
     pub fn doubt(&mut self) {
         self.in_step = false;
     }
 
-    /// Makes the kernel equal to `plan`. `pending` is what changed in the plan since this last
-    /// succeeded; after an error it is contained in the difference that is taken next.
-    pub fn sync(&mut self, plan: &Table, pending: Option<Transaction>) -> Result<Done, Error> {
-        let result = match pending {
-            Some(pending) if self.in_step => {
-                let ops = pending.ops.len();
-                self.nft.apply(&pending).map(|()| Done::Applied { ops, compared: false }).map_err(Error::from)
-            }
-            None if self.in_step => Ok(Done::Nothing),
-            pending => {
-                // the difference has it all; at a start, twice the whole table would be in memory
-                drop(pending);
-                self.compare(plan)
-            }
+    /// Makes the kernel equal to `plan`: of [`TABLES`], those that are in it. `pending` is what
+    /// changed in the plan since this last succeeded; after an error it is contained in the difference
+    /// that is taken next.
+    pub fn sync(&mut self, plan: &[&Table], pending: Vec<Transaction>) -> Result<Done, Error> {
+        let result = if !self.in_step {
+            // the difference has it all; at a start, twice the whole plan would be in memory
+            drop(pending);
+            self.compare(plan)
+        } else if pending.is_empty() {
+            Ok(Done::Nothing)
+        } else {
+            let done = Done::Applied { ops: steps(&pending), compared: false };
+            self.nft.apply(&pending).map(|()| done).map_err(Error::from)
         };
         self.in_step = result.is_ok();
         self.failures = if result.is_ok() { 0 } else { self.failures + 1 };
@@ -92,21 +91,24 @@ impl Kernel {
         (self.failures > 0).then(|| doubled().min(Duration::from_secs(10)))
     }
 
-    fn compare(&mut self, plan: &Table) -> Result<Done, Error> {
+    fn compare(&mut self, plan: &[&Table]) -> Result<Done, Error> {
         let mut attempt = 0;
         loop {
             let generation = self.nft.generation()?;
-            let installed = self.nft.dump(plan.family, &plan.name)?;
-            let Some(mut transaction) = difference(installed.as_ref(), plan) else {
+            let mut installed = Vec::new();
+            for (family, name) in TABLES {
+                installed.extend(self.nft.dump(family, name)?);
+            }
+            let mut batch = differences(&installed, plan);
+            if batch.is_empty() {
                 return Ok(Done::Nothing);
-            };
-            if self.failures >= REBUILD_AFTER && installed.is_some() {
-                transaction = difference(None, plan).unwrap_or(transaction);
-                transaction.ops.insert(0, Op::DeleteTable);
+            }
+            if self.failures >= REBUILD_AFTER {
+                batch = rebuilt(&installed, plan);
             }
             attempt += 1;
-            match self.nft.apply_at(generation, &transaction) {
-                Ok(()) => return Ok(Done::Applied { ops: transaction.ops.len(), compared: true }),
+            match self.nft.apply_at(generation, &batch) {
+                Ok(()) => return Ok(Done::Applied { ops: steps(&batch), compared: true }),
                 Err(ApplyError::Stale { .. }) if attempt < STALE_ATTEMPTS => {}
                 Err(error) => return Err(error.into()),
             }
@@ -114,13 +116,20 @@ impl Kernel {
     }
 }
 
-/// Removes all that Weir made in this network namespace, and nothing else: its table.
+fn steps(batch: &[Transaction]) -> usize {
+    batch.iter().map(|transaction| transaction.ops.len()).sum()
+}
+
+/// Removes all that Weir made in this network namespace, and nothing else: its tables.
 ///
 /// # Errors
 /// There is no permission, no nf_tables, or the kernel refused.
 pub fn cleanup() -> anyhow::Result<()> {
     // deleting a table that is not there is an error; making it first, in the same batch, is none
-    let ops = vec![Op::AddTable, Op::DeleteTable];
-    Nft::open()?.apply(&Transaction { family: Family::Inet, table: TABLE.to_owned(), ops })?;
+    let gone = TABLES.map(|(family, name)| {
+        let ops = vec![Op::AddTable, Op::DeleteTable];
+        Transaction { family, table: name.to_owned(), ops }
+    });
+    Nft::open()?.apply(&gone)?;
     Ok(())
 }

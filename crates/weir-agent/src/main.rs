@@ -61,7 +61,7 @@ fn main() -> ExitCode {
 fn start(cli: Cli) -> Result<()> {
     if let Some(Command::Cleanup) = cli.command {
         kernel::cleanup()?;
-        println!("removed Weir's table; no policy is enforced on this node now");
+        println!("removed Weir's tables; no policy is enforced on this node now");
         return Ok(());
     }
     let Enforce { node, manifests, kubeconfig, context } = cli.enforce;

@@ -12,8 +12,7 @@ use weir_compiler::object::{Event, ObjectKey};
 use weir_compiler::policy::Problem;
 use weir_compiler::slice::Change;
 use weir_compiler::{Compiler, Scope};
-use weir_dataplane::model::Family;
-use weir_dataplane::{Attachments, Planner, TABLE};
+use weir_dataplane::{Attachments, Planner, TABLES};
 use weir_nft::Listener;
 use weir_source::Update;
 
@@ -39,7 +38,7 @@ pub struct Options {
     pub source: Source,
 }
 
-/// How often the kernel's table is compared with the plan although nothing says that it changed.
+/// How often the kernel's tables are compared with the plan although nothing says that it changed.
 const FULL_COMPARISON: Duration = Duration::from_secs(60);
 /// So many updates may wait: then the source does.
 const QUEUE: usize = 1024;
@@ -105,7 +104,7 @@ pub async fn run(options: Options) -> Result<()> {
     reason = "the successor is unsafe for types that may close or replace their descriptor; Listener owns one for life"
 )]
 fn listen() -> Result<AsyncFd<Listener>> {
-    AsyncFd::new(Listener::open(Family::Inet, TABLE)?).context("cannot wait for changes of the ruleset")
+    AsyncFd::new(Listener::open(&TABLES)?).context("cannot wait for changes of the ruleset")
 }
 
 fn start(source: Source, sender: mpsc::Sender<Update>) -> Result<tokio::task::JoinHandle<Result<()>>> {
@@ -208,7 +207,7 @@ impl Agent {
         }
         let started = Instant::now();
         let pending = self.planner.take();
-        match self.kernel.sync(self.planner.table(), pending) {
+        match self.kernel.sync(&self.planner.tables(), pending) {
             Ok(done) => {
                 if let Done::Applied { ops, compared } = done {
                     tracing::debug!(ops, compared, took = ?started.elapsed(), "applied");

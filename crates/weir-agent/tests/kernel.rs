@@ -69,7 +69,7 @@ fn the_kernel_holds_the_plan_after_every_change() {
                 let mut planner = Planner::with_costs(costs);
                 planner.take();
                 kernel.doubt(); // what the last case left is an installed table like any other
-                kernel.sync(planner.table(), None).unwrap();
+                kernel.sync(&planner.tables(), Vec::new()).unwrap();
                 for (batch, seed) in batches.into_iter().zip(seeds) {
                     for delta in compiler.apply(batch).slices {
                         planner.update(&delta.changes);
@@ -77,7 +77,7 @@ fn the_kernel_holds_the_plan_after_every_change() {
                     planner.attach(attachments(&planner, seed));
                     let pending = planner.take();
                     let done = kernel
-                        .sync(planner.table(), pending)
+                        .sync(&planner.tables(), pending)
                         .map_err(|e| TestCaseError::fail(format!("{e}\n{}", planner.table())))?;
                     prop_assert_eq!(matches!(done, Done::Applied { compared: true, .. }), false);
                     prop_assert_eq!(dump(), Some(planner.table().clone()));
@@ -88,7 +88,7 @@ fn the_kernel_holds_the_plan_after_every_change() {
                 nft(&planner.table().to_string());
                 prop_assert_eq!(dump(), Some(planner.table().clone()), "{}", planner.table());
                 kernel.doubt();
-                prop_assert_eq!(kernel.sync(planner.table(), None).unwrap(), Done::Nothing);
+                prop_assert_eq!(kernel.sync(&planner.tables(), Vec::new()).unwrap(), Done::Nothing);
                 Ok(())
             })
             .unwrap_or_else(|e| panic!("{e}"));
@@ -101,10 +101,10 @@ fn a_start_without_change_commits_nothing() {
     in_netns(|| {
         let planner = Planner::new();
         let mut first = Kernel::open().unwrap();
-        assert!(matches!(first.sync(planner.table(), None).unwrap(), Done::Applied { .. }));
+        assert!(matches!(first.sync(&planner.tables(), Vec::new()).unwrap(), Done::Applied { .. }));
         let before = Nft::open().unwrap().generation().unwrap();
         let mut second = Kernel::open().unwrap();
-        assert_eq!(second.sync(planner.table(), None).unwrap(), Done::Nothing);
+        assert_eq!(second.sync(&planner.tables(), Vec::new()).unwrap(), Done::Nothing);
         assert_eq!(Nft::open().unwrap().generation().unwrap(), before);
     });
 }
@@ -115,7 +115,7 @@ fn what_others_did_to_the_table_is_mended_and_their_own_is_not_touched() {
     in_netns(|| {
         let planner = Planner::new();
         let mut kernel = Kernel::open().unwrap();
-        kernel.sync(planner.table(), None).unwrap();
+        kernel.sync(&planner.tables(), Vec::new()).unwrap();
         let others = "table ip weir { chain forward { type filter hook forward priority 0; counter accept; }; }\n\
                       table inet weird { set s { type ipv4_addr; elements = { 10.0.0.1 }; }; }\n";
         nft(others);
@@ -137,6 +137,8 @@ fn what_others_did_to_the_table_is_mended_and_their_own_is_not_touched() {
             "add chain inet weir stray { type filter hook output priority 0; policy drop; }",
             "add element inet weir egress_by_interface { \"eth0\" : drop }",
             "insert rule inet weir input drop",
+            // a table of Weir's that the plan has not (any more)
+            "add table bridge weir { chain stray { type filter hook forward priority 0; }; }",
             "flush ruleset",
         ] {
             nft(damage);
@@ -145,10 +147,14 @@ fn what_others_did_to_the_table_is_mended_and_their_own_is_not_touched() {
             }
             kernel.doubt();
             assert!(
-                matches!(kernel.sync(planner.table(), None).unwrap(), Done::Applied { compared: true, .. }),
+                matches!(
+                    kernel.sync(&planner.tables(), Vec::new()).unwrap(),
+                    Done::Applied { compared: true, .. }
+                ),
                 "{damage}"
             );
             assert_eq!(dump().as_ref(), Some(planner.table()), "{damage}");
+            assert_eq!(Nft::open().unwrap().dump(Family::Bridge, TABLE).unwrap(), None, "{damage}");
             assert_eq!(foreign(listing()), before, "{damage}");
         }
         cleanup().unwrap();
@@ -164,7 +170,7 @@ fn a_refusal_names_the_object_and_leaves_the_kernel_as_it_was() {
     in_netns(|| {
         let mut planner = Planner::new();
         let mut kernel = Kernel::open().unwrap();
-        kernel.sync(planner.table(), None).unwrap();
+        kernel.sync(&planner.tables(), Vec::new()).unwrap();
         planner.take();
         let before = planner.table().clone();
         // a rule on a set that is not there
@@ -173,12 +179,12 @@ fn a_refusal_names_the_object_and_leaves_the_kernel_as_it_was() {
         broken.chains.entry("input".into()).and_modify(|c| c.rules.push(rule));
         broken.sets.remove("hairpin_4");
         kernel.doubt();
-        let error = kernel.sync(&broken, None).unwrap_err().to_string();
+        let error = kernel.sync(&[&broken], Vec::new()).unwrap_err().to_string();
         assert!(error.contains("hairpin_4") && error.contains("table inet weir"), "{error}");
         assert_eq!(dump(), Some(before.clone()));
         assert!(kernel.retry_after().is_some());
         // what comes next is not held up by it
-        kernel.sync(&before, None).unwrap();
+        kernel.sync(&[&before], Vec::new()).unwrap();
         assert!(kernel.retry_after().is_none());
     });
 }

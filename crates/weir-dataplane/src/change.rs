@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Only what differs is touched: two equal tables give no transaction. A chain that differs is
-//! emptied and filled again, which packets never see, for the transaction is one.
+//! emptied and filled again, which packets never see, for the transaction is one. What is planned
+//! can be several tables: their transactions go into one batch.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,6 +50,25 @@ pub fn difference(installed: Option<&Table>, desired: &Table) -> Option<Transact
     // on a table that is there, this wakes one that somebody has set to dormant
     transaction.ops.insert(0, Op::AddTable);
     Some(transaction)
+}
+
+/// The transactions, at most one a table, that leave of the tables in `installed` those in `desired`
+/// and make them equal to those; empty: they are.
+pub fn differences(installed: &[Table], desired: &[&Table]) -> Vec<Transaction> {
+    let same = |a: &Table, b: &Table| (a.family, &a.name) == (b.family, &b.name);
+    let gone = installed.iter().filter(|table| !desired.iter().any(|wanted| same(table, wanted)));
+    let gone = gone.map(delete);
+    let of = |wanted: &Table| installed.iter().find(|table| same(table, wanted));
+    gone.chain(desired.iter().filter_map(|wanted| difference(of(wanted), wanted))).collect()
+}
+
+/// The transactions that put `desired` in the place of what is `installed`, whatever that is.
+pub fn rebuilt(installed: &[Table], desired: &[&Table]) -> Vec<Transaction> {
+    installed.iter().map(delete).chain(desired.iter().map(|table| create(table, Vec::new()))).collect()
+}
+
+fn delete(table: &Table) -> Transaction {
+    Transaction { family: table.family, table: table.name.clone(), ops: vec![Op::DeleteTable] }
 }
 
 fn create(desired: &Table, mut ops: Vec<Op>) -> Transaction {

@@ -4,6 +4,23 @@ use std::collections::BTreeMap;
 
 use crate::model::{Chain, ElementData, Expr, Op, Set, Table, Transaction, Verdict};
 
+/// Carries a batch of transactions out on all tables there are.
+///
+/// # Errors
+/// What the kernel would refuse, in words; `tables` are then as they were.
+pub fn apply_all(tables: &mut Vec<Table>, transactions: &[Transaction]) -> Result<(), String> {
+    let mut next = tables.clone();
+    for transaction in transactions {
+        let its = |t: &Table| (t.family, &t.name) == (transaction.family, &transaction.table);
+        let place = next.iter().position(its);
+        let mut table = place.map(|place| next.remove(place));
+        apply(&mut table, transaction)?;
+        next.extend(table);
+    }
+    *tables = next;
+    Ok(())
+}
+
 /// Carries a transaction out on a table.
 ///
 /// # Errors

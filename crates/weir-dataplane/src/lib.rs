@@ -24,6 +24,6 @@ mod rules;
 mod rulesets;
 mod text;
 
-pub use change::difference;
-pub use planner::{Attachment, Attachments, Planner, TABLE};
+pub use change::{difference, differences, rebuilt};
+pub use planner::{Attachment, Attachments, Planner, TABLE, TABLES};
 pub use rulesets::Costs;

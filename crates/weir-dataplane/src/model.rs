@@ -15,6 +15,10 @@ use smallvec::SmallVec;
 pub enum Family {
     /// IPv4 and IPv6 together.
     Inet,
+    /// IPv4 alone.
+    Ip,
+    /// IPv6 alone.
+    Ip6,
     /// Frames on a bridge.
     Bridge,
 }
@@ -429,7 +433,7 @@ pub enum Op {
     },
 }
 
-/// Steps on one table that the kernel takes all at once or not at all.
+/// Steps on one table. The kernel takes the transactions of one batch all at once or not at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transaction {
     /// The table's family.

@@ -19,6 +19,9 @@ use crate::rulesets::{Costs, Layout, chain_name, layout};
 /// The name of Weir's table.
 pub const TABLE: &str = "weir";
 
+/// All tables that a plan can have. A plan without one of them says that it must not be there.
+pub const TABLES: [(Family, &str); 2] = [(Family::Inet, TABLE), (Family::Bridge, TABLE)];
+
 /// How an address is attached to the node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Attachment {
@@ -114,7 +117,12 @@ impl Planner {
         }
     }
 
-    /// The table that the slice makes.
+    /// All tables that the slice makes: some of [`TABLES`].
+    pub fn tables(&self) -> Vec<&Table> {
+        vec![self.table()]
+    }
+
+    /// The table `inet weir`, in which are all verdicts of policies.
     pub fn table(&self) -> &Table {
         self.edited.table()
     }
@@ -142,9 +150,9 @@ impl Planner {
         self.dispatch(pods);
     }
 
-    /// What must change in a kernel that has the table of when this was last called; `None`: nothing.
-    pub fn take(&mut self) -> Option<Transaction> {
-        self.edited.take()
+    /// What must change in a kernel that has the tables of when this was last called, in one batch.
+    pub fn take(&mut self) -> Vec<Transaction> {
+        self.edited.take().into_iter().collect()
     }
 
     fn change(&mut self, change: &Change, pods: &mut BTreeSet<ObjectKey>) {

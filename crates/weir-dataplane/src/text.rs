@@ -15,6 +15,8 @@ impl Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Family::Inet => "inet",
+            Family::Ip => "ip",
+            Family::Ip6 => "ip6",
             Family::Bridge => "bridge",
         })
     }

@@ -11,8 +11,8 @@ use common::{Packet, passes};
 use proptest::prelude::*;
 use weir_compiler::object::{Event, ObjectKey, Pod, Protocol};
 use weir_compiler::{Compiler, Scope};
-use weir_dataplane::model::Table;
-use weir_dataplane::{Attachment, Attachments, Costs, Planner, difference, fake};
+use weir_dataplane::model::{Family, Op, Table};
+use weir_dataplane::{Attachment, Attachments, Costs, Planner, difference, differences, fake, rebuilt};
 use world::{NODES, World, addresses, batches, plain_pod};
 
 /// How the pods of a node are attached: by the parity of each bit of the seed, so that it changes
@@ -44,7 +44,7 @@ fn fresh(compiler: &Compiler, node: &str, seed: u64, costs: Costs) -> Planner {
 }
 
 fn apply(kernel: &mut Option<Table>, planner: &mut Planner) {
-    if let Some(transaction) = planner.take() {
+    for transaction in planner.take() {
         fake::apply(kernel, &transaction).unwrap_or_else(|why| panic!("{why}\n{transaction}"));
     }
 }
@@ -241,4 +241,27 @@ fn what_two_pods_claim_for_a_moment_stays_with_the_one_that_keeps_it() {
     assert!(!passes(&taken, "forward", &packet("10.0.0.2")));
     let moved = turn(vec![], &[("10.0.0.1", "vethq"), ("10.0.0.2", "vethp")]);
     assert!(!passes(&moved, "forward", &packet("10.0.0.2")), "{moved}");
+}
+
+#[test]
+fn several_tables_are_compared_one_by_one() {
+    let planner = Planner::new();
+    let inet = planner.table();
+    let bridge = Table { family: Family::Bridge, ..inet.clone() };
+    let stray = Table { family: Family::Ip6, ..inet.clone() };
+    assert_eq!(differences(std::slice::from_ref(inet), &[inet]), []);
+    // one is missing, one is too many, one is damaged
+    let mut damaged = inet.clone();
+    damaged.sets.pop_first();
+    let mut kernel = vec![stray, damaged];
+    let batch = differences(&kernel, &[inet, &bridge]);
+    assert_eq!(batch.len(), 3);
+    fake::apply_all(&mut kernel, &batch).unwrap();
+    assert_eq!(kernel, [inet.clone(), bridge.clone()]);
+    assert_eq!(differences(&kernel, &[&bridge, inet]), []);
+    // made anew
+    let batch = rebuilt(&kernel, &[&bridge]);
+    assert!(batch.iter().any(|t| t.family == Family::Inet && t.ops == [Op::DeleteTable]));
+    fake::apply_all(&mut kernel, &batch).unwrap();
+    assert_eq!(kernel, [bridge]);
 }

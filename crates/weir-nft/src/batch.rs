@@ -1,4 +1,4 @@
-//! A transaction as one batch of messages, and the way back from a message to what it is about.
+//! Transactions as one batch of messages, and the way back from a message to what it is about.
 
 use std::collections::HashMap;
 
@@ -21,43 +21,46 @@ const LIST_ELEMENTS: u16 = 3;
 /// A list of elements is one attribute, whose length has 16 bits.
 const LIST_ROOM: usize = 60_000;
 
-/// A message: which step of the transaction, where it starts, and which of the step's elements it has.
+/// A step: which transaction, and which of its operations.
+type Step = (usize, usize);
+
+/// A message: which step it does, where it starts, and which of the step's elements it has.
 struct Mark {
-    op: usize,
+    step: Step,
     start: usize,
     elements: std::ops::Range<usize>,
 }
 
 /// Bytes to send.
 pub(crate) struct Batch<'a> {
-    transaction: &'a Transaction,
+    transactions: &'a [Transaction],
     pub(crate) bytes: Vec<u8>,
     /// Sequence number of `BATCH_BEGIN`; each message has the next one.
     first_seq: u32,
     marks: Vec<Mark>,
 }
 
-/// At most so many messages are in the batch of a transaction.
-pub(crate) fn most_messages(transaction: &Transaction) -> u32 {
+/// At most so many messages are in the batch of these transactions.
+pub(crate) fn most_messages(transactions: &[Transaction]) -> u32 {
     let of = |op: &Op| match op {
         Op::AddElements { elements, .. } | Op::DeleteElements { elements, .. } => elements.len(),
         _ => 1,
     };
-    2 + transaction.ops.iter().map(of).sum::<usize>() as u32
+    2 + transactions.iter().flat_map(|t| &t.ops).map(of).sum::<usize>() as u32
 }
 
 impl<'a> Batch<'a> {
     /// Writes the messages. With a generation, the kernel takes the batch only in that one.
     pub(crate) fn new(
-        transaction: &'a Transaction,
+        transactions: &'a [Transaction],
         generation: Option<u32>,
         first_seq: u32,
     ) -> Result<Batch<'a>, ApplyError> {
         let mut batch = Batch {
-            transaction,
-            bytes: Vec::with_capacity(64 * most_messages(transaction) as usize),
+            transactions,
+            bytes: Vec::with_capacity(64 * most_messages(transactions) as usize),
             first_seq,
-            marks: Vec::with_capacity(transaction.ops.len()),
+            marks: Vec::new(),
         };
         let begin = begin_message(&mut batch.bytes, BATCH_BEGIN, 0, first_seq, 0, SUBSYS_NFTABLES);
         if let Some(generation) = generation {
@@ -66,12 +69,15 @@ impl<'a> Batch<'a> {
         end_message(&mut batch.bytes, begin);
 
         let mut scratch = Scratch::new();
-        let sizes = sizes(transaction);
-        for op in 0..transaction.ops.len() {
-            batch.push_op(op, &sizes, &mut scratch).map_err(|unfit| ApplyError::Invalid {
-                object: batch.describe(op),
-                reason: unfit.to_string(),
-            })?;
+        for (number, transaction) in transactions.iter().enumerate() {
+            let sizes = sizes(transaction);
+            for op in 0..transaction.ops.len() {
+                let step = (number, op);
+                batch.push_op(step, &sizes, &mut scratch).map_err(|unfit| ApplyError::Invalid {
+                    object: batch.describe(step),
+                    reason: unfit.to_string(),
+                })?;
+            }
         }
 
         // One acknowledgement is enough: the kernel sends it once all has been committed, and it reports
@@ -101,65 +107,71 @@ impl<'a> Batch<'a> {
         self.next_seq() - 1
     }
 
-    fn push_op(&mut self, op: usize, sizes: &HashMap<&str, u32>, scratch: &mut Scratch) -> Result<(), Unfit> {
-        let transaction = self.transaction;
+    fn push_op(
+        &mut self,
+        step: Step,
+        sizes: &HashMap<&str, u32>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Unfit> {
+        let transaction = &self.transactions[step.0];
         let family = kernel::family(transaction.family);
         let table = Name::new(&transaction.table)?;
         let head = |kind, flags| Head { kind, family, flags, seq: self.next_seq() };
         let create = F_CREATE | F_EXCL;
-        match &transaction.ops[op] {
+        match &transaction.ops[step.1] {
             Op::AddTable => {
                 let message = Table::new(&table).message(scratch, head(Kind::NewTable, F_CREATE));
-                self.push(op, message);
+                self.push(step, message);
             }
             Op::DeleteTable => {
                 let message = Table::new(&table).message(scratch, head(Kind::DelTable, 0));
-                self.push(op, message);
+                self.push(step, message);
             }
             Op::AddSet { set, decl } => {
                 let size = if decl.constant && !decl.interval { sizes.get(set.as_str()) } else { None };
-                let id = op as u32 + 1;
+                // unique in the batch
+                let id = self.marks.len() as u32 + 1;
                 let set = decl::encode(&table, &Name::new(set)?, decl, id, size.copied())?;
-                self.push(op, set.message(scratch, head(Kind::NewSet, create)));
+                self.push(step, set.message(scratch, head(Kind::NewSet, create)));
             }
             Op::DeleteSet { set } => {
                 let set = Set::new(&table, &Name::new(set)?);
-                self.push(op, set.message(scratch, head(Kind::DelSet, 0)));
+                self.push(step, set.message(scratch, head(Kind::DelSet, 0)));
             }
             Op::AddElements { set, decl, elements } => {
                 let set = Name::new(set)?;
-                self.push_elements(op, family, &table, &set, decl, elements, For::Add)?;
+                self.push_elements(step, family, &table, &set, decl, elements, For::Add)?;
             }
             Op::DeleteElements { set, decl, elements } => {
                 let set = Name::new(set)?;
-                self.push_elements(op, family, &table, &set, decl, elements, For::Delete)?;
+                self.push_elements(step, family, &table, &set, decl, elements, For::Delete)?;
             }
             Op::AddChain { chain, hook } => {
                 let mut chain = Chain::new(&table, &Name::new(chain)?);
                 if let Some(hook) = hook {
                     chain.hook(kernel::hook(hook.point).ok_or(Unfit::Foreign)?, hook.priority);
                 }
-                self.push(op, chain.message(scratch, head(Kind::NewChain, create)));
+                self.push(step, chain.message(scratch, head(Kind::NewChain, create)));
             }
             // The deletion of a chain's rules without saying which.
             Op::FlushChain { chain } => {
                 let rules = crate::ffi::Rule::new(&table, &Name::new(chain)?);
-                self.push(op, rules.message(scratch, head(Kind::DelRule, 0)));
+                self.push(step, rules.message(scratch, head(Kind::DelRule, 0)));
             }
             Op::DeleteChain { chain } => {
                 let chain = Chain::new(&table, &Name::new(chain)?);
-                self.push(op, chain.message(scratch, head(Kind::DelChain, 0)));
+                self.push(step, chain.message(scratch, head(Kind::DelChain, 0)));
             }
             Op::AddRule { chain, rule } => {
                 let rule = rules::encode(&table, &Name::new(chain)?, rule)?;
-                self.push(op, rule.message(scratch, head(Kind::NewRule, F_CREATE | F_APPEND)));
+                self.push(step, rule.message(scratch, head(Kind::NewRule, F_CREATE | F_APPEND)));
             }
         }
         Ok(())
     }
 
-    fn push(&mut self, op: usize, message: &[u8]) {
-        self.marks.push(Mark { op, start: self.bytes.len(), elements: 0..0 });
+    fn push(&mut self, step: Step, message: &[u8]) {
+        self.marks.push(Mark { step, start: self.bytes.len(), elements: 0..0 });
         self.bytes.extend_from_slice(message);
     }
 
@@ -167,7 +179,7 @@ impl<'a> Batch<'a> {
     #[allow(clippy::too_many_arguments, reason = "one caller, which has taken an Op apart")]
     fn push_elements(
         &mut self,
-        op: usize,
+        step: Step,
         family: u8,
         table: &Name,
         set: &Name,
@@ -195,7 +207,7 @@ impl<'a> Batch<'a> {
             }
             end_nest(&mut self.bytes, list);
             end_message(&mut self.bytes, start);
-            self.marks.push(Mark { op, start, elements: first..at });
+            self.marks.push(Mark { step, start, elements: first..at });
         }
         Ok(())
     }
@@ -204,12 +216,15 @@ impl<'a> Batch<'a> {
     pub(crate) fn object(&self, seq: u32, offset: Option<usize>) -> String {
         let place = seq.checked_sub(self.first_seq + 1).map(|place| place as usize);
         let Some(mark) = place.and_then(|place| self.marks.get(place)) else {
-            return format!("commit {} steps on {}", self.transaction.ops.len(), self.table());
+            let steps: usize = self.transactions.iter().map(|t| t.ops.len()).sum();
+            let tables: Vec<String> = self.transactions.iter().map(table_name).collect();
+            return format!("commit {steps} steps on {}", tables.join(" and "));
         };
-        let (verb, preposition, set, decl, elements) = match &self.transaction.ops[mark.op] {
+        let transaction = &self.transactions[mark.step.0];
+        let (verb, preposition, set, decl, elements) = match &transaction.ops[mark.step.1] {
             Op::AddElements { set, decl, elements } => ("add", "to", set, decl, elements),
             Op::DeleteElements { set, decl, elements } => ("delete", "from", set, decl, elements),
-            _ => return self.describe(mark.op),
+            _ => return self.describe(mark.step),
         };
         let key = |key: &[u8]| text::key(decl, key);
         let which = match (self.element_at(mark, offset), &elements[mark.elements.clone()]) {
@@ -223,7 +238,7 @@ impl<'a> Batch<'a> {
             ),
             (None, []) => "elements".into(),
         };
-        format!("{verb} {which} {preposition} {} in {}", set_name(set, decl), self.table())
+        format!("{verb} {which} {preposition} {} in {}", set_name(set, decl), table_name(transaction))
     }
 
     /// The key of the element whose attribute is at `offset` in the message.
@@ -238,14 +253,11 @@ impl<'a> Batch<'a> {
         elements::key_of(element)
     }
 
-    fn table(&self) -> String {
-        format!("table {} {}", kernel::family_name(self.transaction.family), self.transaction.table)
-    }
-
     /// A step in words, to follow "cannot" or to be followed by what is wrong.
-    fn describe(&self, op: usize) -> String {
-        let table = self.table();
-        match &self.transaction.ops[op] {
+    fn describe(&self, (number, op): Step) -> String {
+        let transaction = &self.transactions[number];
+        let table = table_name(transaction);
+        match &transaction.ops[op] {
             Op::AddTable => format!("add {table}"),
             Op::DeleteTable => format!("delete {table}"),
             Op::AddSet { set, decl } => format!("add {} to {table}", set_name(set, decl)),
@@ -264,12 +276,16 @@ impl<'a> Batch<'a> {
             Op::DeleteChain { chain } => format!("delete chain {chain} from {table}"),
             Op::AddRule { chain, rule } => {
                 let same = |op: &&Op| matches!(op, Op::AddRule { chain: other, .. } if other == chain);
-                let number = self.transaction.ops[..=op].iter().filter(same).count();
+                let number = transaction.ops[..=op].iter().filter(same).count();
                 let comment = rule.comment.as_ref().map(|c| format!(" ({c:?})")).unwrap_or_default();
                 format!("add rule {number}{comment} to chain {chain} in {table}")
             }
         }
     }
+}
+
+fn table_name(transaction: &Transaction) -> String {
+    format!("table {} {}", kernel::family_name(transaction.family), transaction.table)
 }
 
 fn set_name(set: &str, decl: &SetDecl) -> String {

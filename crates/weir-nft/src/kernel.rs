@@ -25,6 +25,8 @@ pub(crate) const LOOKUP_INVERTED: u32 = 1;
 pub(crate) fn family(family: Family) -> u8 {
     match family {
         Family::Inet => 1,
+        Family::Ip => 2,
+        Family::Ip6 => 10,
         Family::Bridge => 7,
     }
 }
@@ -33,6 +35,8 @@ pub(crate) fn family(family: Family) -> u8 {
 pub(crate) fn family_name(family: Family) -> &'static str {
     match family {
         Family::Inet => "inet",
+        Family::Ip => "ip",
+        Family::Ip6 => "ip6",
         Family::Bridge => "bridge",
     }
 }

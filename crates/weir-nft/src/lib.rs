@@ -1,7 +1,7 @@
-//! The safe face of nf_tables: applies a [`Transaction`] to the kernel, and reads a [`Table`] back.
+//! The safe face of nf_tables: applies [`Transaction`]s to the kernel, and reads a [`Table`] back.
 //!
 //! ```text
-//!                Transaction                                         Table
+//!                Transactions                                        Table
 //!                     │                                                ▲
 //!                     ▼                                                │
 //!   batch.rs    one batch of messages                     dump.rs   a generation, whole
@@ -86,15 +86,15 @@ impl Nft {
         self.socket.port()
     }
 
-    /// Applies a transaction, all of it or nothing.
-    pub fn apply(&mut self, transaction: &Transaction) -> Result<(), ApplyError> {
-        self.send(transaction, None)
+    /// Applies transactions, of one table each, in one batch: all of them or nothing.
+    pub fn apply(&mut self, transactions: &[Transaction]) -> Result<(), ApplyError> {
+        self.send(transactions, None)
     }
 
-    /// Applies a transaction if the ruleset is still of the generation for which it was made, and
+    /// Applies transactions if the ruleset is still of the generation for which they were made, and
     /// fails with [`ApplyError::Stale`] if it is not.
-    pub fn apply_at(&mut self, generation: u32, transaction: &Transaction) -> Result<(), ApplyError> {
-        self.send(transaction, Some(generation))
+    pub fn apply_at(&mut self, generation: u32, transactions: &[Transaction]) -> Result<(), ApplyError> {
+        self.send(transactions, Some(generation))
     }
 
     /// Reads a table, or `None` if there is none of that name. All of it is of one generation: if
@@ -116,12 +116,13 @@ impl Nft {
         Err(DumpError::Unstable { table, attempts: dump::ATTEMPTS })
     }
 
-    fn send(&mut self, transaction: &Transaction, generation: Option<u32>) -> Result<(), ApplyError> {
-        if transaction.ops.is_empty() {
+    fn send(&mut self, transactions: &[Transaction], generation: Option<u32>) -> Result<(), ApplyError> {
+        let ops = transactions.iter().map(|transaction| transaction.ops.len()).sum::<usize>();
+        if ops == 0 {
             return Ok(());
         }
-        let first_seq = self.socket.take_seqs(batch::most_messages(transaction));
-        let batch = Batch::new(transaction, generation, first_seq)?;
+        let first_seq = self.socket.take_seqs(batch::most_messages(transactions));
+        let batch = Batch::new(transactions, generation, first_seq)?;
         let before = self.generation()?;
         match self.socket.send(&batch.bytes) {
             Ok(()) => {}
@@ -130,8 +131,8 @@ impl Nft {
         }
         let answer = self.answer(&batch)?;
         tracing::debug!(
-            table = transaction.table,
-            ops = transaction.ops.len(),
+            tables = transactions.len(),
+            ops,
             bytes = batch.bytes.len(),
             acknowledged = answer.acknowledged,
             refusals = answer.refusals.len(),

@@ -17,7 +17,7 @@ const GROUP: u32 = 1 << (7 - 1);
 pub struct Commit {
     /// The generation that it made.
     pub generation: u32,
-    /// It changed something of the table that is listened to.
+    /// It changed something of the tables that are listened to.
     pub touched: bool,
     /// The netlink address of the socket that it came from: [`Nft::port`](crate::Nft::port) if it was ours.
     pub port: u32,
@@ -37,7 +37,7 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Somebody else changed the table, or may have: `ours` is [`Nft::port`](crate::Nft::port).
+    /// Somebody else changed one of the tables, or may have: `ours` is [`Nft::port`](crate::Nft::port).
     pub fn foreign(&self, ours: u32) -> bool {
         self.lost || self.commits.iter().any(|commit| commit.touched && commit.port != ours)
     }
@@ -47,17 +47,17 @@ impl Changes {
 /// namespace, in any table.
 pub struct Listener {
     socket: Socket,
-    family: u8,
-    table: String,
-    /// Something of the table was in the commit of which the end is still to come.
+    tables: Vec<(u8, String)>,
+    /// Something of the tables was in the commit of which the end is still to come.
     touched: bool,
 }
 
 impl Listener {
-    /// Opens it for a table; what was committed before is not reported.
-    pub fn open(family: Family, table: &str) -> Result<Listener, OpenError> {
+    /// Opens it for these tables; what was committed before is not reported.
+    pub fn open(tables: &[(Family, &str)]) -> Result<Listener, OpenError> {
         let socket = Socket::open(GROUP).map_err(crate::open_error)?;
-        Ok(Listener { socket, family: kernel::family(family), table: table.to_owned(), touched: false })
+        let tables = tables.iter().map(|(family, name)| (kernel::family(*family), (*name).to_owned()));
+        Ok(Listener { socket, tables: tables.collect(), touched: false })
     }
 
     /// Takes all that has come. The kernel tells every object that was changed; here it is one entry a commit.
@@ -72,8 +72,9 @@ impl Listener {
                         if !message.is(Kind::NewGen) {
                             // of every object, the first attribute is its table's name
                             let table = message.attrs().value_of(1).map(string);
-                            self.touched |= message.family() == Some(self.family)
-                                && table.as_deref() == Some(&*self.table);
+                            self.touched |= self.tables.iter().any(|(family, name)| {
+                                message.family() == Some(*family) && table.as_deref() == Some(name)
+                            });
                             continue;
                         }
                         let attributes = message.attrs();

@@ -15,7 +15,7 @@ fn delete(set: &str, decl: &SetDecl, elements: Vec<(Bytes, Element)>) -> Op {
     Op::DeleteElements { set: set.into(), decl: decl.clone(), elements }
 }
 
-fn inet(ops: Vec<Op>) -> Transaction {
+fn inet(ops: Vec<Op>) -> [Transaction; 1] {
     transaction(Family::Inet, ops)
 }
 
@@ -317,9 +317,52 @@ fn a_dump_is_never_of_two_generations() {
 
 #[test]
 #[ignore = "needs root"]
+fn transactions_of_several_tables_are_one_batch() {
+    let mut kernel = fresh_netns();
+    let families = [Family::Ip, Family::Bridge, Family::Ip6, Family::Inet];
+    // a set that has the same name and another type in each table, filled and used at once
+    let field = |family| if family == Family::Ip6 { Field::Ipv6 } else { Field::Ipv4 };
+    let plain = |family| decl(&[field(family)]);
+    let key = |family| Bytes::from_elem(7, field(family).len());
+    let of = |family| {
+        let [mut transaction] = transaction(family, vec![Op::AddTable]);
+        transaction.ops.push(Op::AddSet { set: "s".into(), decl: plain(family) });
+        transaction.ops.push(add("s", &plain(family), vec![(key(family), Element::default())]));
+        transaction
+    };
+    let before = kernel.generation().unwrap();
+    let batch = families.map(of);
+    kernel.apply(&batch).unwrap();
+    assert_eq!(kernel.generation().unwrap(), before + 1, "one commit");
+    for family in families {
+        let table = kernel.dump(family, TABLE).unwrap().unwrap();
+        assert_eq!((table.family, table.sets["s"].decl.clone()), (family, plain(family)));
+        assert_eq!(table.sets["s"].elements.keys().collect::<Vec<_>>(), [&key(family)]);
+    }
+
+    // what one table refuses, none takes
+    let mut broken = families.map(|family| {
+        let [transaction] =
+            transaction(family, vec![delete("s", &plain(family), vec![(key(family), Element::default())])]);
+        transaction
+    });
+    broken[2].ops.push(Op::DeleteSet { set: "nothing".into() });
+    match kernel.apply(&broken).unwrap_err() {
+        ApplyError::Refused { first, .. } => {
+            assert_eq!(first.object, format!("delete set nothing from table ip6 {TABLE}"));
+        }
+        other => panic!("{other}"),
+    }
+    for family in families {
+        assert_eq!(kernel.dump(family, TABLE).unwrap().unwrap().sets["s"].elements.len(), 1);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_listener_tells_own_from_foreign_commits() {
     let mut kernel = fresh_netns();
-    let mut listener = Listener::open(Family::Inet, TABLE).unwrap();
+    let mut listener = Listener::open(&[(Family::Inet, TABLE), (Family::Bridge, TABLE)]).unwrap();
     assert_eq!(listener.drain().unwrap(), Default::default());
     kernel.apply(&inet(vec![Op::AddTable])).unwrap();
     let changes = listener.drain().unwrap();
@@ -333,6 +376,10 @@ fn a_listener_tells_own_from_foreign_commits() {
     assert_eq!(changes.commits.len(), 1, "{changes:?}");
     assert_eq!(changes.commits[0].name.as_deref(), Some("nft"));
     assert!(changes.foreign(kernel.port()), "{changes:?}");
+
+    // any of the tables that are listened to
+    nft(&["add", "table", "bridge", TABLE], "");
+    assert!(listener.drain().unwrap().foreign(kernel.port()));
 
     // what others do to tables of theirs is no concern, also not in another family under the same name
     nft(&["add", "table", "inet", "other"], "");

@@ -41,18 +41,18 @@ fn compare(report: &mut Report, what: &str, table: &Table) -> Result<()> {
     for _ in 0..ROUNDS {
         let started = Instant::now();
         let transaction = difference(None, table).context("nothing to do")?;
-        kernel.apply(&transaction)?;
+        kernel.apply(std::slice::from_ref(&transaction))?;
         ours.push(started.elapsed());
         let started = Instant::now();
         let back = kernel.dump(table.family, &table.name)?;
         dump.push(started.elapsed());
         ensure!(back.as_ref() == Some(table), "{what}: what Weir programmed is not what it should be");
-        kernel.apply(&clear)?;
+        kernel.apply(std::slice::from_ref(&clear))?;
 
         let took = nft(&text)?;
         let back = kernel.dump(table.family, &table.name)?;
         ensure!(back.as_ref() == Some(table), "{what}: what nft -f programmed is not the same");
-        kernel.apply(&clear)?;
+        kernel.apply(std::slice::from_ref(&clear))?;
         theirs.push(took);
         ratios.push(ours[ours.len() - 1].as_secs_f64() / took.as_secs_f64());
     }

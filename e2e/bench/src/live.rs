@@ -53,7 +53,7 @@ pub(crate) fn measure(report: &mut Report, folder: &Path) -> Result<()> {
         ("label of a pod elsewhere", &pod(elsewhere)),
         ("policy edited (a port)", &policy),
     ];
-    let mut listener = netns.run(|| Ok(Listener::open(Family::Inet, TABLE)?))?;
+    let mut listener = netns.run(|| Ok(Listener::open(&[(Family::Inet, TABLE)])?))?;
     for (name, edit) in kinds {
         let mut samples = Vec::with_capacity(SAMPLES);
         for turn in 0..SAMPLES {

@@ -85,7 +85,7 @@ impl Node {
         let attached = Instant::now();
         let pending = self.planner.take();
         let planned = Instant::now();
-        let done = self.kernel.sync(self.planner.table(), pending)?;
+        let done = self.kernel.sync(&self.planner.tables(), pending)?;
         let split = Split {
             compile: compiled - started,
             attach: attached - updated,

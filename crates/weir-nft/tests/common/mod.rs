@@ -35,12 +35,12 @@ pub(crate) fn nft(arguments: &[&str], stdin: &str) -> String {
     text.into_owned()
 }
 
-pub(crate) fn transaction(family: Family, ops: Vec<Op>) -> Transaction {
-    Transaction { family, table: TABLE.into(), ops }
+pub(crate) fn transaction(family: Family, ops: Vec<Op>) -> [Transaction; 1] {
+    [Transaction { family, table: TABLE.into(), ops }]
 }
 
 /// Everything that makes this table from nothing: sets, chains, then what refers to them.
-pub(crate) fn create(table: &Table) -> Transaction {
+pub(crate) fn create(table: &Table) -> [Transaction; 1] {
     let mut ops = vec![Op::AddTable];
     ops.extend(table.sets.iter().map(|(set, it)| Op::AddSet { set: set.clone(), decl: it.decl.clone() }));
     ops.extend(table.chains.iter().map(|(chain, it)| Op::AddChain { chain: chain.clone(), hook: it.hook }));
@@ -51,7 +51,7 @@ pub(crate) fn create(table: &Table) -> Transaction {
     for (chain, it) in &table.chains {
         ops.extend(it.rules.iter().map(|rule| Op::AddRule { chain: chain.clone(), rule: rule.clone() }));
     }
-    Transaction { family: table.family, table: table.name.clone(), ops }
+    [Transaction { family: table.family, table: table.name.clone(), ops }]
 }
 
 pub(crate) fn empty_table() -> Table {
