@@ -44,7 +44,9 @@ fn cluster(seed: u64) -> World {
         (pod.host_network, pod.finished, pod.terminating, pod.created) = (false, false, false, 0);
         world.apply(&Event::Pod(pod));
     }
-    for i in 0..=random.below(6) {
+    // many policies: rulesets that are written by port class, with merged sets
+    let policies = if random.chance(25) { 60 } else { 6 };
+    for i in 0..=random.below(policies) {
         let namespace = random.pick(&NAMESPACES);
         world.apply(&Event::Policy(random.policy(namespace, &format!("p.{i}"))));
     }
