@@ -20,6 +20,16 @@ pub enum Error {
     Generation(#[from] std::io::Error),
 }
 
+impl Error {
+    /// The chain, set or map that the kernel refused.
+    pub fn refused(&self) -> Option<&str> {
+        match self {
+            Error::Apply(ApplyError::Refused { first, .. }) => first.name.as_deref(),
+            _ => None,
+        }
+    }
+}
+
 /// What was done to make the kernel equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done {
@@ -53,7 +63,17 @@ impl Kernel {
     /// # Errors
     /// There is no permission, or no nf_tables.
     pub fn open() -> Result<Self, OpenError> {
-        Ok(Kernel { nft: Nft::open()?, in_step: false, failures: 0 })
+        Ok(Kernel::new(Nft::open()?))
+    }
+
+    /// The same over a connection that is open.
+    pub fn new(nft: Nft) -> Self {
+        Kernel { nft, in_step: false, failures: 0 }
+    }
+
+    /// How many times in a row it failed.
+    pub fn failures(&self) -> u32 {
+        self.failures
     }
 
     /// The address that this agent's own commits come from.

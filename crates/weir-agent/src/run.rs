@@ -17,7 +17,8 @@ use weir_nft::Listener;
 use weir_source::Update;
 
 use crate::bridge;
-use crate::kernel::{Done, Kernel};
+use crate::enforce::enforce;
+use crate::kernel::{Done, Error, Kernel};
 use crate::links::Watcher;
 
 /// Where the objects come from.
@@ -90,7 +91,10 @@ pub async fn run(options: Options) -> Result<()> {
                 }
                 agent.kernel.doubt();
             }
-            _ = comparison.tick() => agent.kernel.doubt(),
+            _ = comparison.tick() => {
+                agent.kernel.doubt();
+                agent.reopen();
+            }
             () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {}
         }
         agent.turn(&links);
@@ -135,6 +139,8 @@ struct Agent {
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
     /// What has been said of bridges whose packets pass by.
     unfiltered: BTreeSet<String>,
+    /// Policies of which the kernel refuses something.
+    closed: BTreeSet<ObjectKey>,
     /// The last error, so that it is said once and not at each attempt.
     failing: Option<String>,
 }
@@ -151,6 +157,7 @@ impl Agent {
             ready: false,
             problems: BTreeMap::new(),
             unfiltered: BTreeSet::new(),
+            closed: BTreeSet::new(),
             failing: None,
         }
     }
@@ -195,6 +202,14 @@ impl Agent {
         }
     }
 
+    /// Tries again what the kernel has refused.
+    fn reopen(&mut self) {
+        if !self.planner.reopen() && !self.closed.is_empty() {
+            tracing::info!("all NetworkPolicies are enforced again");
+            self.closed.clear();
+        }
+    }
+
     /// Makes the kernel equal to what is known now.
     fn turn(&mut self, links: &Watcher) {
         if !self.synced {
@@ -206,8 +221,20 @@ impl Agent {
             self.planner.attach(attachments);
         }
         let started = Instant::now();
-        let pending = self.planner.take();
-        match self.kernel.sync(&self.planner.tables(), pending) {
+        let report = |error: &Error, policies: BTreeSet<ObjectKey>| {
+            // said once, and not each time that it is tried again
+            let new: Vec<String> =
+                policies.iter().filter(|p| !self.closed.contains(p)).map(ObjectKey::to_string).collect();
+            if !new.is_empty() {
+                tracing::error!(
+                    "NetworkPolicies {} cannot be enforced, the pods that they select are closed until they can \
+                     (tried again each minute), other policies are in force: the kernel refuses to {error}",
+                    new.join(", ")
+                );
+            }
+            self.closed.extend(policies);
+        };
+        match enforce(&mut self.planner, &mut self.kernel, report) {
             Ok(done) => {
                 if let Done::Applied { ops, compared } = done {
                     tracing::debug!(ops, compared, took = ?started.elapsed(), "applied");

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use weir_compiler::object::ObjectKey;
-use weir_compiler::slice::{Change, Direction, NodeSlice, PortSetId, ProfileId, RulesetId, SlicePod};
+use weir_compiler::slice::{
+    Change, Direction, NodeSlice, PortSetId, Profile, ProfileId, RulesetId, SlicePod,
+};
 
 use crate::change::Edited;
 use crate::model::{
@@ -14,7 +16,7 @@ use crate::model::{
 use crate::peers::{PeerSets, address_key};
 use crate::ports::port_sets;
 use crate::rules::{ESTABLISHED, End, IpFamily, Match, RELATED, decl};
-use crate::rulesets::{Costs, Layout, chain_name, layout};
+use crate::rulesets::{Costs, Layout, chain_name, closed, layout};
 
 /// The name of Weir's table.
 pub const TABLE: &str = "weir";
@@ -78,6 +80,8 @@ pub struct Planner {
     edited: Edited,
     /// What the rulesets are in the kernel, by their ids.
     layouts: BTreeMap<RulesetId, Layout>,
+    /// Those of them that the kernel refuses as they are.
+    closed: BTreeSet<RulesetId>,
     peers: PeerSets,
     /// How many rulesets look up a port set.
     ports: BTreeMap<PortSetId, usize>,
@@ -109,6 +113,7 @@ impl Planner {
             attachments: Attachments::new(),
             edited: Edited::new(empty_table()),
             layouts: BTreeMap::new(),
+            closed: BTreeSet::new(),
             peers: PeerSets::default(),
             ports: BTreeMap::new(),
             dispatch: BTreeMap::new(),
@@ -158,7 +163,10 @@ impl Planner {
     fn change(&mut self, change: &Change, pods: &mut BTreeSet<ObjectKey>) {
         // while what goes is still known
         match change {
-            Change::RulesetGone(id) => self.remove_ruleset(*id),
+            Change::RulesetGone(id) => {
+                self.remove_ruleset(*id);
+                self.closed.remove(id);
+            }
             Change::Pod(key, _) | Change::PodGone(key) => {
                 if let Some(before) = self.slice.pods.get(key)
                     && let Some(of) = self.pods_of.get_mut(&before.profile)
@@ -186,10 +194,38 @@ impl Planner {
         }
     }
 
+    /// The kernel refuses a chain, set or map of this name: the rulesets that it is part of drop
+    /// everything until [`reopen`](Planner::reopen), so that all others can be in force. Returns the
+    /// policies concerned; none: it is of no ruleset, or of one that is closed already.
+    pub fn close(&mut self, name: &str) -> BTreeSet<ObjectKey> {
+        let of = |(_, layout): &(&RulesetId, &Layout)| layout.has(&self.slice, name);
+        let refused = self.layouts.iter().filter(of).map(|(id, _)| *id);
+        let refused: Vec<RulesetId> = refused.filter(|id| !self.closed.contains(id)).collect();
+        self.closed.extend(&refused);
+        refused.iter().for_each(|id| self.put_ruleset(*id));
+        let concerned = |profile: &&Profile| {
+            let rulesets = Direction::BOTH.map(|direction| profile.ruleset(direction));
+            rulesets.into_iter().flatten().any(|id| refused.contains(&id))
+        };
+        self.slice.profiles.values().filter(concerned).flat_map(|p| p.policies.iter().cloned()).collect()
+    }
+
+    /// Writes the rulesets that were closed as they should be: the kernel may take them now.
+    /// Returns whether there are any.
+    pub fn reopen(&mut self) -> bool {
+        let closed = std::mem::take(&mut self.closed);
+        closed.iter().for_each(|id| self.put_ruleset(*id));
+        !closed.is_empty()
+    }
+
     /// Peer sets and port sets are in the table for as long as a ruleset's chains name them.
     fn put_ruleset(&mut self, id: RulesetId) {
         self.remove_ruleset(id);
-        let mut layout = layout(&self.slice, id, &self.slice.rulesets[&id], &self.costs);
+        let ruleset = &self.slice.rulesets[&id];
+        let mut layout = match self.closed.contains(&id) {
+            true => closed(id, ruleset),
+            false => layout(&self.slice, id, ruleset, &self.costs),
+        };
         for union in &layout.peers {
             self.peers.retain(&self.slice, union, &mut self.edited);
         }

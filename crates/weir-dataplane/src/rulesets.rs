@@ -26,7 +26,7 @@ use weir_compiler::slice::{
 
 use crate::model::{self, Chain, Set, Verdict};
 use crate::peers::{Kind, Union};
-use crate::ports::{Segments, port_set_name, segments, verdict_map};
+use crate::ports::{Segments, port_set_name, port_sets, segments, verdict_map};
 use crate::rules::{End, INVALID, IpFamily, Match};
 
 /// What decides how a ruleset is written; the defaults are measured (docs/performance.md).
@@ -73,9 +73,27 @@ pub(crate) struct Layout {
     pub(crate) ports: BTreeSet<PortSetId>,
 }
 
+impl Layout {
+    /// Whether a chain, set or map of this name is part of it.
+    pub(crate) fn has(&self, slice: &NodeSlice, name: &str) -> bool {
+        let peers = || self.peers.iter().flat_map(|union| IpFamily::BOTH.map(|family| union.name(family)));
+        let ports = || self.ports.iter().flat_map(|id| port_sets(*id, &slice.port_sets[id]).into_keys());
+        self.chains.contains_key(name)
+            || self.maps.contains_key(name)
+            || peers().any(|set| set == name)
+            || ports().any(|set| set == name)
+    }
+}
+
 /// The name of a ruleset's chain.
 pub(crate) fn chain_name(id: RulesetId, direction: Direction) -> String {
     format!("{}_{}", direction.as_str(), id.name())
+}
+
+/// A ruleset that the kernel does not take as it is: it drops everything.
+pub(crate) fn closed(id: RulesetId, ruleset: &Ruleset) -> Layout {
+    let chain = Chain { hook: None, rules: vec![Match::default().then(Verdict::Drop)] };
+    Layout { chains: [(chain_name(id, ruleset.direction), chain)].into(), ..Layout::default() }
 }
 
 /// The chains of a ruleset, one for each tier, with all that they refer to.

@@ -241,6 +241,31 @@ impl<'a> Batch<'a> {
         format!("{verb} {which} {preposition} {} in {}", set_name(set, decl), table_name(transaction))
     }
 
+    /// The name of the chain, set or map that the message with this sequence number is about.
+    pub(crate) fn name(&self, seq: u32) -> Option<String> {
+        let place = seq.checked_sub(self.first_seq + 1)? as usize;
+        let (transaction, op) = self.marks.get(place)?.step;
+        match &self.transactions[transaction].ops[op] {
+            Op::AddTable | Op::DeleteTable => None,
+            Op::AddSet { set: name, .. }
+            | Op::DeleteSet { set: name }
+            | Op::AddElements { set: name, .. }
+            | Op::DeleteElements { set: name, .. }
+            | Op::AddChain { chain: name, .. }
+            | Op::FlushChain { chain: name }
+            | Op::DeleteChain { chain: name }
+            | Op::AddRule { chain: name, .. } => Some(name.clone()),
+        }
+    }
+
+    /// A step in words, and the name of what it is about.
+    #[cfg(feature = "faults")]
+    pub(crate) fn step(&self, transaction: usize, op: usize) -> (String, Option<String>) {
+        let place = self.marks.iter().position(|mark| mark.step == (transaction, op));
+        let seq = self.first_seq + 1 + place.unwrap_or_default() as u32;
+        (self.object(seq, None), self.name(seq))
+    }
+
     /// The key of the element whose attribute is at `offset` in the message.
     fn element_at(&self, mark: &Mark, offset: Option<usize>) -> Option<&[u8]> {
         let message = &self.bytes[mark.start..];

@@ -26,6 +26,8 @@ pub enum OpenError {
 pub struct Refusal {
     /// What was to be done with which object, such as `add element 10.0.0.1 to set x in table inet weir`.
     pub object: String,
+    /// The name of the chain, set or map that this is about; `None`: the table, or the batch as a whole.
+    pub name: Option<String>,
     /// The system's error number.
     pub errno: i32,
     /// What the kernel says about it, if it says more.

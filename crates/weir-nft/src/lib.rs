@@ -38,6 +38,8 @@ mod decl;
 mod dump;
 mod elements;
 mod error;
+#[cfg(feature = "faults")]
+pub mod faults;
 mod ffi;
 mod kernel;
 mod listen;
@@ -65,13 +67,19 @@ const REFUSALS: usize = 16;
 /// A connection to the nf_tables of the network namespace in which it was opened.
 pub struct Nft {
     socket: Socket,
+    #[cfg(feature = "faults")]
+    faults: Option<Box<dyn faults::Faults>>,
 }
 
 impl Nft {
     /// Opens it, and makes sure that it can be used.
     pub fn open() -> Result<Nft, OpenError> {
         let socket = Socket::open(0).map_err(open_error)?;
-        let mut nft = Nft { socket };
+        let mut nft = Nft {
+            socket,
+            #[cfg(feature = "faults")]
+            faults: None,
+        };
         dump::generation(&mut nft.socket).map_err(open_error)?;
         Ok(nft)
     }
@@ -104,6 +112,10 @@ impl Nft {
             if attempt > 0 {
                 std::thread::sleep(dump::pause(attempt));
             }
+            #[cfg(feature = "faults")]
+            if self.faults.as_mut().is_some_and(|faults| faults.dump()) {
+                continue;
+            }
             match dump::table(&mut self.socket, family, table) {
                 Ok(table) => return Ok(table),
                 Err(Failure::Error(error)) => return Err(error),
@@ -124,12 +136,10 @@ impl Nft {
         let first_seq = self.socket.take_seqs(batch::most_messages(transactions));
         let batch = Batch::new(transactions, generation, first_seq)?;
         let before = self.generation()?;
-        match self.socket.send(&batch.bytes) {
-            Ok(()) => {}
-            Err(Errno::EMSGSIZE) => return Err(ApplyError::TooLarge { bytes: batch.bytes.len() }),
-            Err(errno) => return Err(ApplyError::Io(errno.into())),
-        }
-        let answer = self.answer(&batch)?;
+        #[cfg(feature = "faults")]
+        let answer = self.exchange(transactions, &batch)?;
+        #[cfg(not(feature = "faults"))]
+        let answer = self.send_and_read(&batch)?;
         tracing::debug!(
             tables = transactions.len(),
             ops,
@@ -157,6 +167,14 @@ impl Nft {
         }
     }
 
+    fn send_and_read(&mut self, batch: &Batch<'_>) -> Result<Answer, ApplyError> {
+        match self.socket.send(&batch.bytes) {
+            Ok(()) => self.answer(batch),
+            Err(Errno::EMSGSIZE) => Err(ApplyError::TooLarge { bytes: batch.bytes.len() }),
+            Err(errno) => Err(ApplyError::Io(errno.into())),
+        }
+    }
+
     /// Reads all that the kernel answered to a batch.
     fn answer(&mut self, batch: &Batch<'_>) -> Result<Answer, ApplyError> {
         let mut answer = Answer::default();
@@ -177,6 +195,7 @@ impl Nft {
                                 let extended = socket::extended(&message);
                                 answer.refusals.push(Refusal {
                                     object: batch.object(message.seq, extended.offset),
+                                    name: batch.name(message.seq),
                                     errno: errno as i32,
                                     detail: extended.text,
                                 });

@@ -1,0 +1,180 @@
+//! What goes wrong between agent and kernel, on purpose: every state is an old or a new one, and the
+//! last word is the plan's.
+
+#[path = "../../weir-compiler/tests/common/mod.rs"]
+mod world;
+
+#[path = "../../weir-dataplane/tests/common/costs.rs"]
+mod costs;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use nix::sched::{CloneFlags, unshare};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use weir_agent::enforce::enforce;
+use weir_agent::kernel::{Kernel, cleanup};
+use weir_compiler::object::{Event, ObjectKey, Policy, PolicySpec};
+use weir_compiler::{Compiler, Scope};
+use weir_dataplane::model::{Family, Op, Table, Transaction};
+use weir_dataplane::{Planner, TABLE};
+use weir_nft::Nft;
+use weir_nft::faults::{BatchFault, Faults};
+use world::batches;
+use world::random::Random;
+
+fn dump() -> Option<Table> {
+    Nft::open().unwrap().dump(Family::Inet, TABLE).unwrap()
+}
+
+fn in_netns(test: impl FnOnce() + Send + 'static) {
+    let inside = move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("needs root, and the right to make network namespaces");
+        test();
+    };
+    std::thread::spawn(inside).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+/// Faults at random, while they are on.
+struct AtRandom {
+    on: Arc<Mutex<bool>>,
+    random: Random,
+    seen: Arc<Mutex<BTreeSet<&'static str>>>,
+}
+
+impl Faults for AtRandom {
+    fn batch(&mut self, transactions: &[Transaction]) -> Option<BatchFault> {
+        for transaction in transactions {
+            let has = |op: &Op| transaction.ops.contains(op);
+            assert!(!has(&Op::DeleteTable) || has(&Op::AddTable), "a table goes only to come again");
+        }
+        if !*self.on.lock().unwrap() || self.random.chance(40) {
+            return None;
+        }
+        let place = self.random.below(transactions.len());
+        let op = self.random.below(transactions[place].ops.len());
+        // EEXIST, ENOENT, ENOSPC, ENOMEM, ENOBUFS
+        let errno = self.random.pick(&[17, 2, 28, 12, 105]);
+        let (name, fault) = match self.random.below(4) {
+            0 => ("send", BatchFault::Send(errno)),
+            1 => ("stale", BatchFault::Stale),
+            2 => ("lost", BatchFault::LoseAnswer),
+            _ => ("refused", BatchFault::Refuse(place, op, errno)),
+        };
+        self.seen.lock().unwrap().insert(name);
+        Some(fault)
+    }
+
+    fn dump(&mut self) -> bool {
+        let interrupted = *self.on.lock().unwrap() && self.random.chance(30);
+        if interrupted {
+            self.seen.lock().unwrap().insert("interrupted");
+        }
+        interrupted
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn whatever_goes_wrong_the_table_is_whole_and_becomes_the_plan() {
+    in_netns(|| {
+        let seen = Arc::new(Mutex::new(BTreeSet::new()));
+        let mut runner = TestRunner::new(world::cases(40));
+        let cases = (batches(8), any::<u64>(), costs::costs());
+        let result = runner.run(&cases, |(batches, seed, costs)| {
+            cleanup().unwrap();
+            let on = Arc::new(Mutex::new(true));
+            let faults = AtRandom { on: on.clone(), random: Random::new(seed), seen: seen.clone() };
+            let mut kernel = Kernel::new(Nft::open().unwrap().with_faults(Box::new(faults)));
+            let mut compiler = Compiler::new(Scope::Node("n1".into()));
+            let mut planner = Planner::with_costs(costs);
+            for batch in batches {
+                compiler.apply(batch).slices.iter().for_each(|delta| planner.update(&delta.changes));
+                for _ in 0..3 {
+                    let before = dump();
+                    let mut plans = Vec::new();
+                    let done = enforce(&mut planner, &mut kernel, |_, _| plans.push(dump()));
+                    let after = dump();
+                    let plan = Some(planner.table().clone());
+                    prop_assert!(after == before || after == plan, "neither the old nor the new table");
+                    prop_assert!(plans.iter().all(|state| *state == before), "refused, and yet changed");
+                    if done.is_ok() {
+                        prop_assert_eq!(after, plan, "said to be done");
+                    }
+                }
+            }
+            *on.lock().unwrap() = false;
+            planner.reopen();
+            enforce(&mut planner, &mut kernel, |error, _| panic!("{error}")).unwrap();
+            let mut fresh = Planner::with_costs(costs);
+            fresh.update(&compiler.snapshot("n1").changes);
+            prop_assert_eq!(dump(), Some(fresh.table().clone()));
+            Ok(())
+        });
+        result.unwrap_or_else(|error| panic!("{error}"));
+        let all = BTreeSet::from(["interrupted", "lost", "refused", "send", "stale"]);
+        assert_eq!(*seen.lock().unwrap(), all, "not every fault came up");
+    });
+}
+
+/// Refuses what names this chain, unless it drops everything.
+struct Never(Arc<Mutex<Option<String>>>);
+
+impl Faults for Never {
+    fn batch(&mut self, transactions: &[Transaction]) -> Option<BatchFault> {
+        let refused = self.0.lock().unwrap().clone()?;
+        let looks_up =
+            |op: &Op| matches!(op, Op::AddRule { chain, rule } if *chain == refused && rule.exprs.len() > 1);
+        let op = transactions[0].ops.iter().position(looks_up)?;
+        Some(BatchFault::Refuse(0, op, 28))
+    }
+
+    fn dump(&mut self) -> bool {
+        false
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_policy_that_the_kernel_refuses_is_closed_and_holds_up_no_other() {
+    in_netns(|| {
+        let policy = |namespace: &str| {
+            let spec = PolicySpec { ingress: vec![Default::default()], ..Default::default() };
+            Event::Policy(Policy { namespace: namespace.into(), name: "p".into(), spec })
+        };
+        let pod = |namespace: &str, address: &str| {
+            Event::Pod(world::plain_pod(ObjectKey::new(namespace, "pod"), address))
+        };
+        let mut compiler = Compiler::new(Scope::Node("n".into()));
+        let mut planner = Planner::new();
+        let deltas = compiler.apply([pod("bad", "10.0.0.1"), pod("good", "10.0.0.2"), policy("bad")]);
+        deltas.slices.iter().for_each(|delta| planner.update(&delta.changes));
+        let chain = planner.table().chains.keys().find(|name| name.starts_with("ingress_")).unwrap().clone();
+        let refused = Arc::new(Mutex::new(Some(chain.clone())));
+        let mut kernel = Kernel::new(Nft::open().unwrap().with_faults(Box::new(Never(refused.clone()))));
+
+        let mut closed = BTreeSet::new();
+        let first = enforce(&mut planner, &mut kernel, |_, policies| closed.extend(policies));
+        assert!(first.is_err() && closed.is_empty(), "the first time, it is compared and tried again");
+        enforce(&mut planner, &mut kernel, |_, policies| closed.extend(policies)).unwrap();
+        assert_eq!(closed, [ObjectKey::new("bad", "p")].into());
+        let rules = |chain: &str| {
+            dump().unwrap().chains[chain].rules.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(rules(&chain), ["drop"], "closed, not open");
+
+        // another one comes, with another ruleset
+        let other = PolicySpec { policy_types: vec!["Egress".into()], ..Default::default() };
+        let other = Event::Policy(Policy { namespace: "good".into(), name: "p".into(), spec: other });
+        compiler.apply([other]).slices.iter().for_each(|delta| planner.update(&delta.changes));
+        enforce(&mut planner, &mut kernel, |error, _| panic!("{error}")).unwrap();
+        assert!(dump().unwrap().chains.keys().any(|name| name.starts_with("egress_")), "held up");
+
+        *refused.lock().unwrap() = None;
+        assert!(planner.reopen());
+        enforce(&mut planner, &mut kernel, |error, _| panic!("{error}")).unwrap();
+        assert_eq!(rules(&chain), ["ct state invalid drop", "return", "drop"]);
+        assert!(!planner.reopen());
+    });
+}
