@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use weir_dataplane::model::{Op, Table, Transaction};
-use weir_dataplane::{TABLES, differences, rebuilt};
+use weir_dataplane::{TABLES, differences, rebuilt, stages};
 use weir_nft::{ApplyError, DumpError, Nft, OpenError};
 
 /// The kernel did not become equal to the plan.
@@ -35,7 +35,7 @@ impl Error {
 pub enum Done {
     /// Nothing: it was.
     Nothing,
-    /// So many steps in one batch.
+    /// So many steps, in one batch or as many as [`stages`] makes of them.
     Applied {
         /// The steps.
         ops: usize,
@@ -98,7 +98,8 @@ impl Kernel {
             Ok(Done::Nothing)
         } else {
             let done = Done::Applied { ops: steps(&pending), compared: false };
-            self.nft.apply(&pending).map(|()| done).map_err(Error::from)
+            let mut batches = stages(pending).into_iter();
+            batches.try_for_each(|batch| self.nft.apply(&batch)).map(|()| done).map_err(Error::from)
         };
         self.in_step = result.is_ok();
         self.failures = if result.is_ok() { 0 } else { self.failures + 1 };
@@ -127,8 +128,14 @@ impl Kernel {
                 batch = rebuilt(&installed, plan);
             }
             attempt += 1;
-            match self.nft.apply_at(generation, &batch) {
-                Ok(()) => return Ok(Done::Applied { ops: steps(&batch), compared: true }),
+            let done = Done::Applied { ops: steps(&batch), compared: true };
+            // Whether a batch makes a new generation depends on what it finds; who comes between two
+            // of them is announced like everybody.
+            let mut batches = stages(batch).into_iter();
+            let first = batches.next().unwrap_or_default();
+            let result = self.nft.apply_at(generation, &first);
+            match result.and_then(|()| batches.try_for_each(|batch| self.nft.apply(&batch))) {
+                Ok(()) => return Ok(done),
                 Err(ApplyError::Stale { .. }) if attempt < STALE_ATTEMPTS => {}
                 Err(error) => return Err(error.into()),
             }

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
 use weir_agent::kernel::{Done, Kernel, cleanup};
 use weir_compiler::{Compiler, Scope};
-use weir_dataplane::model::{Family, Table};
+use weir_dataplane::model::{Expr, Family, MetaKey, Reg, Rule, Table, Verdict};
 use weir_dataplane::{Attachment, Attachments, Planner, TABLE};
 use weir_nft::Nft;
 use world::batches;
@@ -175,12 +175,15 @@ fn a_refusal_names_the_object_and_leaves_the_kernel_as_it_was() {
         let before = planner.table().clone();
         // a rule on a set that is not there
         let mut broken = before.clone();
-        let rule = broken.chains["forward"].rules[3].clone();
-        broken.chains.entry("input".into()).and_modify(|c| c.rules.push(rule));
-        broken.sets.remove("hairpin_4");
+        let exprs = vec![
+            Expr::Meta { key: MetaKey::IifName, dreg: Reg(0) },
+            Expr::Lookup { set: "nowhere".into(), sreg: Reg(0), dest: None, negate: false },
+            Expr::Verdict(Verdict::Drop),
+        ];
+        broken.chains.entry("input".into()).and_modify(|c| c.rules.push(Rule { exprs, comment: None }));
         kernel.doubt();
         let error = kernel.sync(&[&broken], Vec::new()).unwrap_err().to_string();
-        assert!(error.contains("hairpin_4") && error.contains("table inet weir"), "{error}");
+        assert!(error.contains("chain input") && error.contains("table inet weir"), "{error}");
         assert_eq!(dump(), Some(before.clone()));
         assert!(kernel.retry_after().is_some());
         // what comes next is not held up by it

@@ -22,8 +22,10 @@ mod planner;
 mod ports;
 mod rules;
 mod rulesets;
+mod stages;
 mod text;
 
 pub use change::{difference, differences, rebuilt};
 pub use planner::{Attachment, Attachments, Planner, TABLE, TABLES};
 pub use rulesets::Costs;
+pub use stages::stages;

@@ -41,13 +41,20 @@ impl Kind {
         }
     }
 
-    fn as_str(self) -> &'static str {
+    const ALL: [Kind; 3] = [Kind::Pods, Kind::Endpoints, Kind::Cidrs];
+
+    const fn as_str(self) -> &'static str {
         match self {
             Kind::Pods => "pods",
             Kind::Endpoints => "endpoints",
             Kind::Cidrs => "cidrs",
         }
     }
+}
+
+/// Whether a set of this name has peers in it.
+pub(crate) fn is_peer_set(name: &str) -> bool {
+    Kind::ALL.iter().any(|kind| name.strip_prefix(kind.as_str()).is_some_and(|rest| rest.starts_with('_')))
 }
 
 /// Peer sets of one kind that are in the kernel as one: one, or several that are merged.

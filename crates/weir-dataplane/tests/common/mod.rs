@@ -3,10 +3,11 @@
 
 pub mod costs;
 
+use std::cell::Cell;
 use std::net::IpAddr;
 
 use weir_dataplane::model::{
-    Bytes, CmpOp, CtKey, ElementData, Expr, LookupDest, MetaKey, PayloadBase, Rule, Table, Verdict,
+    Bytes, CmpOp, CtKey, ElementData, Expr, LookupDest, MetaKey, PayloadBase, Rule, Set, Table, Verdict,
 };
 
 /// The first packet of a connection.
@@ -22,28 +23,63 @@ pub struct Packet {
 
 /// Whether a base chain lets it pass.
 pub fn passes(table: &Table, chain: &str, packet: &Packet) -> bool {
-    // the policy of base chains is accept
-    !matches!(walk(table, chain, packet, 0), Some(Verdict::Drop))
+    passes_at(table, table, usize::MAX, chain, packet).0
 }
 
-fn walk(table: &Table, chain: &str, packet: &Packet, depth: usize) -> Option<Verdict> {
+/// Whether a base chain lets it pass while `before` becomes `after`: rules are those of `before`, in which
+/// it began, lookups are answered by `after` from the one with this number on. Also how many there were.
+pub fn passes_at(
+    before: &Table,
+    after: &Table,
+    moment: usize,
+    chain: &str,
+    packet: &Packet,
+) -> (bool, usize) {
+    let state = State { before, after, moment, lookups: Cell::new(0) };
+    // the policy of base chains is accept
+    let passes = !matches!(walk(&state, chain, packet, 0), Some(Verdict::Drop));
+    (passes, state.lookups.get())
+}
+
+struct State<'a> {
+    before: &'a Table,
+    after: &'a Table,
+    moment: usize,
+    lookups: Cell<usize>,
+}
+
+impl State<'_> {
+    /// `None`: a map that has lost its elements.
+    fn set(&self, name: &str) -> Option<&Set> {
+        let number = self.lookups.replace(self.lookups.get() + 1);
+        let now = if number < self.moment { self.before } else { self.after };
+        // the kernel keeps what somebody may still look at, but for the elements of maps
+        match now.sets.get(name) {
+            Some(set) => Some(set),
+            None => self.before.sets.get(name).filter(|set| set.decl.data.is_none()),
+        }
+    }
+}
+
+fn walk(state: &State<'_>, chain: &str, packet: &Packet, depth: usize) -> Option<Verdict> {
     assert!(depth < 16, "the kernel allows 16 jumps");
-    for rule in &table.chains[chain].rules {
-        match evaluate(table, rule, packet) {
+    // a chain that is newer than the packet has no rules for it
+    for rule in state.before.chains.get(chain).iter().flat_map(|chain| &chain.rules) {
+        match evaluate(state, rule, packet) {
             None => {}
             Some(Verdict::Return) => return None,
-            Some(Verdict::Jump(next)) => match walk(table, &next, packet, depth + 1) {
+            Some(Verdict::Jump(next)) => match walk(state, &next, packet, depth + 1) {
                 None => {}
                 end => return end,
             },
-            Some(Verdict::Goto(next)) => return walk(table, &next, packet, depth + 1),
+            Some(Verdict::Goto(next)) => return walk(state, &next, packet, depth + 1),
             end => return end,
         }
     }
     None
 }
 
-fn evaluate(table: &Table, rule: &Rule, packet: &Packet) -> Option<Verdict> {
+fn evaluate(state: &State<'_>, rule: &Rule, packet: &Packet) -> Option<Verdict> {
     let mut registers = [0u8; 64];
     let v4 = packet.source.is_ipv4();
     for expr in &rule.exprs {
@@ -101,7 +137,7 @@ fn evaluate(table: &Table, rule: &Rule, packet: &Packet) -> Option<Verdict> {
                 }
             }
             Expr::Lookup { set, sreg, dest, negate } => {
-                let set = &table.sets[set];
+                let set = state.set(set)?;
                 let key = Bytes::from_slice(read(&registers, sreg.0, set.decl.key_len()));
                 let found = match set.decl.interval {
                     false => set.elements.get(&key),
