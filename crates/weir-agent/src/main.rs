@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use weir_agent::run::{Options, Source};
 use weir_agent::{kernel, run};
+use weir_dataplane::Settings;
 
 /// Enforces NetworkPolicy on the pods of one node.
 ///
@@ -43,6 +44,16 @@ struct Enforce {
     /// A context of the kubeconfig other than the current one.
     #[arg(long)]
     context: Option<String>,
+    /// Drop what a pod sends with an address that is not its own. Off for nodes with pods that forward
+    /// what others send, such as routers and VPN gateways.
+    #[arg(long, value_name = "SWITCH", default_value = "on")]
+    source_guard: Switch,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 fn main() -> ExitCode {
@@ -64,11 +75,12 @@ fn start(cli: Cli) -> Result<()> {
         println!("removed Weir's tables; no policy is enforced on this node now");
         return Ok(());
     }
-    let Enforce { node, manifests, kubeconfig, context } = cli.enforce;
+    let Enforce { node, manifests, kubeconfig, context, source_guard } = cli.enforce;
     let source = match manifests {
         Some(folder) => Source::Manifests(folder),
         None => Source::Cluster(weir_source::cluster::Options { kubeconfig, context }),
     };
-    let options = Options { node: node.unwrap_or_default(), source };
+    let settings = Settings { source_guard: source_guard == Switch::On };
+    let options = Options { node: node.unwrap_or_default(), source, settings };
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::run(options))
 }

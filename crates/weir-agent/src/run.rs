@@ -12,7 +12,7 @@ use weir_compiler::object::{Event, ObjectKey};
 use weir_compiler::policy::Problem;
 use weir_compiler::slice::Change;
 use weir_compiler::{Compiler, Scope};
-use weir_dataplane::{Attachments, Planner, TABLES};
+use weir_dataplane::{Attachments, Planner, Settings, TABLES};
 use weir_nft::Listener;
 use weir_source::Update;
 
@@ -36,6 +36,8 @@ pub struct Options {
     pub node: String,
     /// Where the objects come from.
     pub source: Source,
+    /// What of the plan is to be chosen.
+    pub settings: Settings,
 }
 
 /// How often the kernel's tables are compared with the plan although nothing says that it changed.
@@ -55,7 +57,7 @@ pub async fn run(options: Options) -> Result<()> {
     let mut links = Watcher::new().await?;
     let (sender, mut updates) = mpsc::channel(QUEUE);
     let mut source = start(options.source, sender)?;
-    let mut agent = Agent::new(options.node, kernel);
+    let mut agent = Agent::new(options.node, options.settings, kernel);
     let mut comparison = tokio::time::interval(FULL_COMPARISON);
     comparison.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
 
@@ -140,11 +142,11 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(node: String, kernel: Kernel) -> Self {
+    fn new(node: String, settings: Settings, kernel: Kernel) -> Self {
         Agent {
             compiler: Compiler::new(Scope::Node(node.clone())),
             node,
-            planner: Planner::new(),
+            planner: Planner::with(settings),
             kernel,
             synced: false,
             attach: false,

@@ -12,10 +12,12 @@
 //! Pure: no Kubernetes, no netlink, no clock. A [`model::Table`] is both what should be in the
 //! kernel and what is read back from it, a [`model::Transaction`] is a value that can be printed,
 //! sent, or given to the [`fake`] kernel. What becomes of which part of the rule graph is in
-//! `rulesets`, the fixed chains and dispatch maps are in `planner`.
+//! `rulesets`, the fixed chains and dispatch maps are in `planner`, what keeps pods from using
+//! addresses that are not theirs is in `guard`.
 
 mod change;
 pub mod fake;
+mod guard;
 pub mod model;
 mod planner;
 mod rules;
@@ -23,4 +25,4 @@ mod rulesets;
 mod text;
 
 pub use change::{difference, differences, rebuilt};
-pub use planner::{Attachment, Attachments, Planner, TABLE, TABLES};
+pub use planner::{Attachment, Attachments, Planner, Settings, TABLE, TABLES};

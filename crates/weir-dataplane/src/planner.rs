@@ -7,6 +7,7 @@ use weir_compiler::object::ObjectKey;
 use weir_compiler::slice::{Change, Direction, Member, NodeSlice, PeerSetId, ProfileId, SlicePod};
 
 use crate::change::Edited;
+use crate::guard;
 use crate::model::{
     Bytes, Chain, Element, ElementData, Family, Field, Hook, HookPoint, MetaKey, Set, SetData, SetDecl,
     Table, Transaction, Verdict,
@@ -64,12 +65,26 @@ fn hairpin(family: IpFamily) -> String {
 }
 
 /// A place in a map or set: its name and the key in it.
-type At = (String, Bytes);
+pub(crate) type At = (String, Bytes);
+
+/// What a node's operator decides about the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Pods send with addresses of their own only (U25).
+    pub source_guard: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { source_guard: true }
+    }
+}
 
 /// A slice with the table that it makes. Each change of the slice costs work in proportion to
 /// what it changes in the table.
 #[derive(Debug)]
 pub struct Planner {
+    settings: Settings,
     slice: NodeSlice,
     attachments: Attachments,
     edited: Edited,
@@ -90,10 +105,20 @@ impl Default for Planner {
 impl Planner {
     /// The plan of an empty slice: chains that let everything pass.
     pub fn new() -> Self {
+        Planner::with(Settings::default())
+    }
+
+    /// The same, with what is not left to its default.
+    pub fn with(settings: Settings) -> Self {
+        let mut table = empty_table();
+        if settings.source_guard {
+            guard::add_to(&mut table);
+        }
         Planner {
+            settings,
             slice: NodeSlice::default(),
             attachments: Attachments::new(),
-            edited: Edited::new(empty_table()),
+            edited: Edited::new(table),
             dispatch: BTreeMap::new(),
             claims: BTreeMap::new(),
             pods_of: BTreeMap::new(),
@@ -216,7 +241,13 @@ impl Planner {
                 }
                 places.insert(at);
             }
-            let now = self.slice.pods.get(&key).map(|pod| self.dispatch_of(&key, pod)).unwrap_or_default();
+            let mut now = BTreeMap::new();
+            if let Some(pod) = self.slice.pods.get(&key) {
+                now = self.dispatch_of(&key, pod);
+                if self.settings.source_guard {
+                    now.extend(guard::elements(&key, pod, &self.attachments));
+                }
+            }
             for at in now.keys() {
                 self.claims.entry(at.clone()).or_default().insert(key.clone());
                 places.insert(at.clone());
@@ -275,7 +306,7 @@ impl Planner {
 }
 
 /// A name of an interface as the kernel has it.
-fn interface_key(name: &str) -> Bytes {
+pub(crate) fn interface_key(name: &str) -> Bytes {
     let mut key = Bytes::from_elem(0, Field::IfName.len());
     let len = name.len().min(Field::IfName.len() - 1);
     key[..len].copy_from_slice(&name.as_bytes()[..len]);
@@ -283,7 +314,7 @@ fn interface_key(name: &str) -> Bytes {
 }
 
 /// A comment of at most 127 bytes, which end with the name: a cut one starts with "..".
-fn comment(text: &str) -> String {
+pub(crate) fn comment(text: &str) -> String {
     const MAX: usize = 127;
     if text.len() <= MAX {
         return text.to_owned();
