@@ -12,13 +12,15 @@ use weir_compiler::object::{Event, ObjectKey};
 use weir_compiler::policy::Problem;
 use weir_compiler::slice::Change;
 use weir_compiler::{Compiler, Scope};
-use weir_dataplane::{Attachments, Planner, Settings, TABLES};
+use weir_dataplane::model::Family;
+use weir_dataplane::{Attachments, Planner, Ports, Settings, TABLES};
 use weir_nft::Listener;
 use weir_source::Update;
 
 use crate::bridge;
 use crate::kernel::{Done, Kernel};
 use crate::links::Watcher;
+use crate::ports::Finder;
 
 /// Where the objects come from.
 #[derive(Debug, Clone)]
@@ -57,12 +59,13 @@ pub async fn run(options: Options) -> Result<()> {
     let mut links = Watcher::new().await?;
     let (sender, mut updates) = mpsc::channel(QUEUE);
     let mut source = start(options.source, sender)?;
-    let mut agent = Agent::new(options.node, options.settings, kernel);
+    let ports = Finder::new().context("cannot ask the kernel for the ports of pods")?;
+    let mut agent = Agent::new(options.node, options.settings, kernel, ports);
     let mut comparison = tokio::time::interval(FULL_COMPARISON);
     comparison.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
 
     loop {
-        let retry = agent.kernel.retry_after();
+        let (retry, look) = (agent.kernel.retry_after(), agent.ports.retry_after());
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -94,6 +97,7 @@ pub async fn run(options: Options) -> Result<()> {
             }
             _ = comparison.tick() => agent.kernel.doubt(),
             () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {}
+            () = tokio::time::sleep(look.unwrap_or_default()), if look.is_some() => agent.attach = true,
         }
         agent.turn(&links);
     }
@@ -128,6 +132,9 @@ struct Agent {
     compiler: Compiler,
     planner: Planner,
     kernel: Kernel,
+    ports: Finder,
+    /// Whether the kernel takes tables of bridges, once that is of interest.
+    bridge_tables: Option<bool>,
     /// The source has delivered its first complete set. Before, the kernel is left as it is: what an
     /// earlier run put there is better than half of the policies.
     synced: bool,
@@ -142,12 +149,14 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(node: String, settings: Settings, kernel: Kernel) -> Self {
+    fn new(node: String, settings: Settings, kernel: Kernel, ports: Finder) -> Self {
         Agent {
             compiler: Compiler::new(Scope::Node(node.clone())),
             node,
             planner: Planner::with(settings),
             kernel,
+            ports,
+            bridge_tables: None,
             synced: false,
             attach: false,
             ready: false,
@@ -205,7 +214,11 @@ impl Agent {
         if std::mem::take(&mut self.attach) {
             let attachments = self.attachments(links);
             self.report_bridges(&attachments);
+            let pods = self.planner.slice().pods.iter().map(|(key, pod)| (key, pod.addresses.as_slice()));
+            let ports = self.ports.find(pods, &attachments, links.table(), false);
             self.planner.attach(attachments);
+            let possible = self.bridge_is_possible(&ports);
+            self.planner.ports(if possible { ports } else { Ports::default() });
         }
         let started = Instant::now();
         let pending = self.planner.take();
@@ -239,6 +252,24 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// Whether there can be a table for these ports. Without one, all else is still enforced.
+    fn bridge_is_possible(&mut self, ports: &Ports) -> bool {
+        if *ports == Ports::default() {
+            return true;
+        }
+        *self.bridge_tables.get_or_insert_with(|| {
+            let possible = self.kernel.takes(Family::Bridge);
+            if !possible {
+                tracing::warn!(
+                    "the kernel has no nf_tables for bridges (CONFIG_NF_TABLES_BRIDGE; modprobe nf_tables_bridge and \
+                     restart the agent): pods that share a bridge are told apart by their addresses alone, and \
+                     can forge them"
+                );
+            }
+            possible
+        })
     }
 
     fn report_bridges(&mut self, attachments: &Attachments) {

@@ -13,8 +13,9 @@
 //! kernel and what is read back from it, a [`model::Transaction`] is a value that can be printed,
 //! sent, or given to the [`fake`] kernel. What becomes of which part of the rule graph is in
 //! `rulesets`, the fixed chains and dispatch maps are in `planner`, what keeps pods from using
-//! addresses that are not theirs is in `guard`.
+//! addresses that are not theirs is in `guard` and, for pods of a bridge, in `bridge`.
 
+mod bridge;
 mod change;
 pub mod fake;
 mod guard;
@@ -24,5 +25,6 @@ mod rules;
 mod rulesets;
 mod text;
 
+pub use bridge::{Port, Ports};
 pub use change::{difference, differences, rebuilt};
 pub use planner::{Attachment, Attachments, Planner, Settings, TABLE, TABLES};

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use weir_compiler::object::ObjectKey;
 use weir_compiler::slice::{Change, Direction, Member, NodeSlice, PeerSetId, ProfileId, SlicePod};
 
-use crate::change::Edited;
+use crate::bridge::{self, Ports};
+use crate::change::{Edited, differences};
 use crate::guard;
 use crate::model::{
     Bytes, Chain, Element, ElementData, Family, Field, Hook, HookPoint, MetaKey, Set, SetData, SetDecl,
@@ -88,6 +89,10 @@ pub struct Planner {
     slice: NodeSlice,
     attachments: Attachments,
     edited: Edited,
+    ports: Ports,
+    bridge: Option<Table>,
+    /// As it was when a transaction was last taken.
+    bridge_taken: Option<Table>,
     /// What each pod has in the dispatch maps.
     dispatch: BTreeMap<ObjectKey, BTreeMap<At, Element>>,
     /// Whose each of these elements is. Two pods have one for as long as an address has
@@ -119,6 +124,9 @@ impl Planner {
             slice: NodeSlice::default(),
             attachments: Attachments::new(),
             edited: Edited::new(table),
+            ports: Ports::default(),
+            bridge: None,
+            bridge_taken: None,
             dispatch: BTreeMap::new(),
             claims: BTreeMap::new(),
             pods_of: BTreeMap::new(),
@@ -127,7 +135,7 @@ impl Planner {
 
     /// All tables that the slice makes: some of [`TABLES`].
     pub fn tables(&self) -> Vec<&Table> {
-        vec![self.table()]
+        [Some(self.table()), self.bridge.as_ref()].into_iter().flatten().collect()
     }
 
     /// The table `inet weir`, in which are all verdicts of policies.
@@ -146,6 +154,9 @@ impl Planner {
         for change in changes {
             self.change(change, &mut pods);
         }
+        if !pods.is_empty() {
+            self.bridge = bridge::table(&self.slice, &self.ports, self.settings);
+        }
         self.dispatch(pods);
     }
 
@@ -158,9 +169,17 @@ impl Planner {
         self.dispatch(pods);
     }
 
+    /// Takes what is known of ports of bridges.
+    pub fn ports(&mut self, ports: Ports) {
+        self.ports = ports;
+        self.bridge = bridge::table(&self.slice, &self.ports, self.settings);
+    }
+
     /// What must change in a kernel that has the tables of when this was last called, in one batch.
     pub fn take(&mut self) -> Vec<Transaction> {
-        self.edited.take().into_iter().collect()
+        let bridge = differences(self.bridge_taken.as_slice(), &self.bridge.iter().collect::<Vec<_>>());
+        self.bridge_taken.clone_from(&self.bridge);
+        self.edited.take().into_iter().chain(bridge).collect()
     }
 
     fn change(&mut self, change: &Change, pods: &mut BTreeSet<ObjectKey>) {

@@ -169,6 +169,15 @@ impl LinkTable {
         answers
     }
 
+    /// The ports of a bridge, by index and name; `None`: there is no bridge of this name.
+    pub fn bridge_ports(&self, bridge: &str) -> Option<Vec<(u32, String)>> {
+        let links = || self.ports.values().filter_map(|port| port.link.as_ref());
+        let is_it = |link: &&Link| link.name == bridge && link.kind.as_deref() == Some("bridge");
+        let index = links().find(is_it)?.index;
+        let ports = links().filter(|link| link.master == Some(index));
+        Some(ports.map(|link| (link.index, link.name.clone())).collect())
+    }
+
     /// The routes of one destination that the kernel would use: those of the first table, and there
     /// of the smallest metric. More than one if they differ in nothing but the way; which of them is
     /// first the events do not say.
