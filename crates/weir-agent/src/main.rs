@@ -48,6 +48,17 @@ struct Enforce {
     /// what others send, such as routers and VPN gateways.
     #[arg(long, value_name = "SWITCH", default_value = "on")]
     source_guard: Switch,
+    /// Whether pods that Weir does not know yet are open, or closed until their address is known. What
+    /// looks like a pod: a veth or netkit to another network namespace with host routes, or one that is
+    /// a port of a bridge that known pods are behind.
+    #[arg(long, value_name = "WHAT", default_value = "allow")]
+    unknown_pods: UnknownPods,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum UnknownPods {
+    Allow,
+    Deny,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -75,12 +86,15 @@ fn start(cli: Cli) -> Result<()> {
         println!("removed Weir's tables; no policy is enforced on this node now");
         return Ok(());
     }
-    let Enforce { node, manifests, kubeconfig, context, source_guard } = cli.enforce;
+    let Enforce { node, manifests, kubeconfig, context, source_guard, unknown_pods } = cli.enforce;
     let source = match manifests {
         Some(folder) => Source::Manifests(folder),
         None => Source::Cluster(weir_source::cluster::Options { kubeconfig, context }),
     };
-    let settings = Settings { source_guard: source_guard == Switch::On };
+    let settings = Settings {
+        source_guard: source_guard == Switch::On,
+        close_unknown: unknown_pods == UnknownPods::Deny,
+    };
     let options = Options { node: node.unwrap_or_default(), source, settings };
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::run(options))
 }

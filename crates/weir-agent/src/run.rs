@@ -130,6 +130,7 @@ fn start(source: Source, sender: mpsc::Sender<Update>) -> Result<tokio::task::Jo
 struct Agent {
     node: String,
     compiler: Compiler,
+    settings: Settings,
     planner: Planner,
     kernel: Kernel,
     ports: Finder,
@@ -153,6 +154,7 @@ impl Agent {
         Agent {
             compiler: Compiler::new(Scope::Node(node.clone())),
             node,
+            settings,
             planner: Planner::with(settings),
             kernel,
             ports,
@@ -215,10 +217,11 @@ impl Agent {
             let attachments = self.attachments(links);
             self.report_bridges(&attachments);
             let pods = self.planner.slice().pods.iter().map(|(key, pod)| (key, pod.addresses.as_slice()));
-            let ports = self.ports.find(pods, &attachments, links.table(), false);
+            let ports = self.ports.find(pods, &attachments, links.table(), self.settings.close_unknown);
             self.planner.attach(attachments);
             let possible = self.bridge_is_possible(&ports);
-            self.planner.ports(if possible { ports } else { Ports::default() });
+            let without = Ports { unknown_own: ports.unknown_own.clone(), ..Ports::default() };
+            self.planner.ports(if possible { ports } else { without });
         }
         let started = Instant::now();
         let pending = self.planner.take();
@@ -256,7 +259,7 @@ impl Agent {
 
     /// Whether there can be a table for these ports. Without one, all else is still enforced.
     fn bridge_is_possible(&mut self, ports: &Ports) -> bool {
-        if *ports == Ports::default() {
+        if ports.pods.is_empty() && ports.unknown.is_empty() {
             return true;
         }
         *self.bridge_tables.get_or_insert_with(|| {

@@ -60,8 +60,10 @@ pub struct Port {
 pub struct Ports {
     /// Of pods that are known.
     pub pods: BTreeMap<ObjectKey, Port>,
-    /// Interfaces that look like ports of pods, behind which there is none that is known.
+    /// Ports that look like those of pods, behind which there is none that is known.
     pub unknown: BTreeSet<String>,
+    /// Interfaces that look like pods' own, of which the same is true.
+    pub unknown_own: BTreeSet<String>,
 }
 
 const PORTS: &str = "ports";

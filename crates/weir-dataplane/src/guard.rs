@@ -54,6 +54,19 @@ pub(crate) fn add_to(table: &mut Table) {
     table.chains.insert("guard".to_owned(), Chain { hook, rules });
 }
 
+/// Interfaces that look like pods' own, and are of none that is known.
+pub(crate) const UNKNOWN: &str = "unknown";
+
+/// Adds what closes unknown pods (U11): nothing is forwarded from or to them, whatever is established.
+pub(crate) fn add_unknown_to(table: &mut Table) {
+    table.sets.insert(UNKNOWN.to_owned(), Set { decl: decl(&[Field::IfName]), elements: BTreeMap::new() });
+    let rules = [MetaKey::IifName, MetaKey::OifName]
+        .map(|key| Match::default().interface_in(key, UNKNOWN).then(Verdict::Drop));
+    // before `forward`
+    let hook = Some(Hook { point: HookPoint::Forward, priority: -1 });
+    table.chains.insert("unknown".to_owned(), Chain { hook, rules: rules.into() });
+}
+
 /// fe80::/10
 const LINK_LOCAL: [Ipv6Addr; 2] =
     [Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), Ipv6Addr::from_bits(0xfebf << 112 | u128::MAX >> 16)];

@@ -73,11 +73,13 @@ pub(crate) type At = (String, Bytes);
 pub struct Settings {
     /// Pods send with addresses of their own only (U25).
     pub source_guard: bool,
+    /// What looks like a pod and is none that is known is closed (U11).
+    pub close_unknown: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { source_guard: true }
+        Settings { source_guard: true, close_unknown: false }
     }
 }
 
@@ -118,6 +120,9 @@ impl Planner {
         let mut table = empty_table();
         if settings.source_guard {
             guard::add_to(&mut table);
+        }
+        if settings.close_unknown {
+            guard::add_unknown_to(&mut table);
         }
         Planner {
             settings,
@@ -171,6 +176,15 @@ impl Planner {
 
     /// Takes what is known of ports of bridges.
     pub fn ports(&mut self, ports: Ports) {
+        if self.settings.close_unknown {
+            let (before, after) = (&self.ports.unknown_own, &ports.unknown_own);
+            for gone in before.difference(after) {
+                self.edited.remove_element(guard::UNKNOWN, interface_key(gone));
+            }
+            for new in after.difference(before) {
+                self.edited.put_element(guard::UNKNOWN, interface_key(new), Element::default());
+            }
+        }
         self.ports = ports;
         self.bridge = bridge::table(&self.slice, &self.ports, self.settings);
     }

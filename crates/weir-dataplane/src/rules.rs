@@ -162,7 +162,13 @@ impl Match {
         this.lookup(set)
     }
 
-    /// The interface is in no element of a set.
+    /// The interface is in a set.
+    pub(crate) fn interface_in(mut self, key: MetaKey, set: &str) -> Self {
+        self.0.push(Expr::Meta { key, dreg: R0 });
+        self.lookup(set)
+    }
+
+    /// The interface is not in a set.
     pub(crate) fn interface_not_in(mut self, key: MetaKey, set: &str) -> Self {
         self.0.push(Expr::Meta { key, dreg: R0 });
         self.0.push(Expr::Lookup { set: set.to_owned(), sreg: R0, dest: None, negate: true });

@@ -203,6 +203,42 @@ fn u25_nobody_takes_over_a_pods_traffic() {
     }
 }
 
+/// What conntrack has counted of the victim's connection, in its original direction.
+fn counted(t: &TestLab, client: IpAddr) -> Option<String> {
+    let read = || Ok(std::fs::read_to_string("/proc/thread-self/net/nf_conntrack")?);
+    let table = t.lab.netns("n1").expect("n1").run(read).expect("conntrack");
+    let is_client =
+        |word: &str| word.strip_prefix("src=").and_then(|a| a.parse::<IpAddr>().ok()) == Some(client);
+    let line = table.lines().find(|l| l.contains("sport=7000") && l.split(' ').any(is_client))?;
+    line.split(' ').find(|word| word.starts_with("packets=")).map(str::to_owned)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn u25_a_forged_frame_of_a_connection_does_not_touch_it() {
+    for guard in ["off", "on"] {
+        let t = lab(PodLinks::Flannel, guard);
+        t.lab.netns("n1").expect("n1").sysctl(&[("netfilter/nf_conntrack_acct", "1")]).expect("counters");
+        let [forger, victim, target] = pods(&t);
+        let addresses: [[IpAddr; 2]; 2] =
+            [[victim.v4.into(), target.v4.into()], [victim.v6.into(), target.v6.into()]];
+        for [from, to] in addresses {
+            let [client, server] = [("victim", from), ("target", to)].map(|(place, ip)| bind(&t, place, ip));
+            assert!(reaches(&client, &server) && reaches(&server, &client), "established");
+            assert_eq!(counted(&t, from).as_deref(), Some("packets=1"));
+            let (ethertype, packet) = match (from, to) {
+                (IpAddr::V4(from), IpAddr::V4(to)) => (IPV4, udp4((from, 7000), (to, 7000), b"forged")),
+                (IpAddr::V6(from), IpAddr::V6(to)) => (IPV6, udp6((from, 7000), (to, 7000), b"forged")),
+                _ => unreachable!("one family"),
+            };
+            let frame = ethernet(forger.mac, target.mac, ethertype, &packet);
+            assert_eq!(arrives(&forger, &target, &frame), guard == "off");
+            let packets = counted(&t, from);
+            assert_eq!(packets.as_deref(), Some(if guard == "off" { "packets=2" } else { "packets=1" }));
+        }
+    }
+}
+
 /// The agent looks again at everything when it starts: a pod that has taken an address by then has it not.
 #[test]
 #[ignore = "needs root"]

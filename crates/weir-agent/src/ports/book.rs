@@ -24,6 +24,8 @@ pub struct Alive {
     pub name: String,
     /// The bridge's.
     pub bridge: String,
+    /// It leads to another network namespace.
+    pub pod_like: bool,
 }
 
 /// What is known.
@@ -84,7 +86,7 @@ impl Book {
             }
         }
         let known: BTreeSet<&str> = found.pods.values().map(|port| port.name.as_str()).collect();
-        let free = alive.values().filter(|alive| !known.contains(alive.name.as_str()));
+        let free = alive.values().filter(|alive| alive.pod_like && !known.contains(alive.name.as_str()));
         found.unknown = free.map(|alive| alive.name.clone()).collect();
         found
     }
@@ -184,7 +186,7 @@ mod tests {
         }
 
         fn port(&mut self, index: u32, addresses: &[&str]) {
-            let alive = Alive { name: format!("veth{index}"), bridge: "cni0".into() };
+            let alive = Alive { name: format!("veth{index}"), bridge: "cni0".into(), pod_like: true };
             self.alive.insert(index, alive);
             let mac = [2, 0, 0, 0, 0, index as u8];
             self.seen.insert(index, Seen { mac, addresses: addresses.iter().map(|a| ip(a)).collect() });

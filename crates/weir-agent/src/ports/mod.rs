@@ -62,8 +62,8 @@ impl Finder {
         })
     }
 
-    /// The ports of these pods, as far as they are known now. With `close`, ports of their bridges
-    /// that belong to none of them are unknown.
+    /// The ports of these pods, as far as they are known now. With `close`, what looks like a pod's
+    /// and is none of these is unknown: ports of their bridges, and interfaces of their own.
     pub fn find<'a>(
         &mut self,
         pods: impl Iterator<Item = (&'a ObjectKey, &'a [IpAddr])>,
@@ -73,15 +73,22 @@ impl Finder {
     ) -> Ports {
         let mut places = BTreeMap::new();
         let mut alive = BTreeMap::new();
+        // name, and whether it is a bridge
+        let mut seen: BTreeMap<&str, bool> = BTreeMap::new();
         for (key, addresses) in pods {
             let mut bridges = BTreeSet::new();
             for address in addresses {
-                if let Some(Attachment::Shared(name)) = attachments.get(address)
-                    && let Some(ports) = links.bridge_ports(name)
-                {
+                let Some(Attachment::Shared(name)) = attachments.get(address) else { continue };
+                let is_bridge = *seen.entry(name).or_insert_with(|| {
+                    let ports = links.bridge_ports(name);
+                    alive.extend(ports.iter().flatten().map(|link| {
+                        let (port, pod_like) = (link.name.clone(), link.is_pod_like());
+                        (link.index, Alive { name: port, bridge: name.clone(), pod_like })
+                    }));
+                    ports.is_some()
+                });
+                if is_bridge {
                     bridges.insert(name.clone());
-                    let of_bridge = |(index, port)| (index, Alive { name: port, bridge: name.clone() });
-                    alive.extend(ports.into_iter().map(of_bridge));
                 }
             }
             if !bridges.is_empty() {
@@ -97,8 +104,14 @@ impl Finder {
             }
         });
         self.report(&found);
-        let unknown = if close { found.unknown } else { BTreeSet::new() };
-        Ports { pods: found.pods, unknown }
+        let mut ports = Ports { pods: found.pods, ..Ports::default() };
+        if close {
+            ports.unknown = found.unknown;
+            let known: BTreeSet<&str> = attachments.values().map(Attachment::interface).collect();
+            ports.unknown_own = links.pod_like();
+            ports.unknown_own.retain(|interface| !known.contains(interface.as_str()));
+        }
+        ports
     }
 
     /// When to look again, if a pod has no port.
