@@ -160,21 +160,21 @@ fn guard() -> Vec<Rule> {
     let (v4, v6) = (|| Frame::of(IPV4), || Frame::of(IPV6));
     let mut rules = vec![
         Frame::default().interface(MetaKey::IifName, PORTS, Is::Not).then(Accept),
-        Frame::default().from_port(SOURCE_MAC, MACS, Is::Not).then(Drop),
-        arp().from_port(ARP_MAC, MACS, Is::Not).then(Drop),
+        Frame::default().part_from(SOURCE_MAC, MACS, Is::Not).then(Drop),
+        arp().part_from(ARP_MAC, MACS, Is::Not).then(Drop),
         arp().equals(ARP_ADDRESS, &[0; 4]).then(Accept),
-        arp().from_port(ARP_ADDRESS, OWN_4, Is::In).then(Accept),
-        v4().from_port(SOURCE_4, OWN_4, Is::In).then(Accept),
+        arp().part_from(ARP_ADDRESS, OWN_4, Is::In).then(Accept),
+        v4().part_from(SOURCE_4, OWN_4, Is::In).then(Accept),
         v4().equals(SOURCE_4, &[0; 4]).udp(68, 67).then(Accept),
         // a pod is no router for others
         v6().icmpv6(134, 134).then(Drop),
         v6().icmpv6(137, 137).then(Drop),
-        v6().icmpv6(136, 136).from_port(ND_TARGET, ON_LINK_6, Is::Not).then(Drop),
-        v6().equals(SOURCE_6, &[0; 16]).icmpv6(135, 135).from_port(ND_TARGET, ON_LINK_6, Is::Not).then(Drop),
-        v6().from_port(SOURCE_6, OWN_6, Is::In).then(Accept),
+        v6().icmpv6(136, 136).part_from(ND_TARGET, ON_LINK_6, Is::Not).then(Drop),
+        v6().equals(SOURCE_6, &[0; 16]).icmpv6(135, 135).part_from(ND_TARGET, ON_LINK_6, Is::Not).then(Drop),
+        v6().part_from(SOURCE_6, OWN_6, Is::In).then(Accept),
     ];
     rules.extend(neighbours(|| v6().equals(SOURCE_6, &[0; 16])));
-    rules.push(v6().from_port(SOURCE_6, ON_LINK_6, Is::Not).then(Drop));
+    rules.push(v6().part_from(SOURCE_6, ON_LINK_6, Is::Not).then(Drop));
     rules.extend(neighbours(v6));
     rules.push(v6().interface(MetaKey::IifName, ISOLATED_EGRESS, Is::Not).then(Accept));
     rules.push(Frame::default().then(Drop));
@@ -190,8 +190,8 @@ fn ingress() -> Vec<Rule> {
     rules.extend(neighbours(|| Frame::of(IPV6)));
     let outside = |ethertype| Frame::of(ethertype).interface(MetaKey::IifName, PORTS, Is::Not);
     rules.extend([
-        Frame::of(IPV4).to_port(DESTINATION_4, OWN_4).then(Accept),
-        Frame::of(IPV6).to_port(DESTINATION_6, OWN_6).then(Accept),
+        Frame::of(IPV4).part_to(DESTINATION_4, OWN_4).then(Accept),
+        Frame::of(IPV6).part_to(DESTINATION_6, OWN_6).then(Accept),
         outside(IPV4).udp(67, 68).then(Accept),
         outside(IPV6).udp(547, 546).then(Accept),
         Frame::default().then(Drop),
@@ -277,13 +277,13 @@ impl Frame {
         self.lookup(set, is)
     }
 
-    fn from_port(mut self, part: Part, set: &str, is: Is) -> Frame {
+    fn part_from(mut self, part: Part, set: &str, is: Is) -> Frame {
         self.0.push(Expr::Meta { key: MetaKey::IifName, dreg: Reg(0) });
         self.load(part, Reg(4));
         self.lookup(set, is)
     }
 
-    fn to_port(mut self, part: Part, set: &str) -> Frame {
+    fn part_to(mut self, part: Part, set: &str) -> Frame {
         self.0.push(Expr::Meta { key: MetaKey::OifName, dreg: Reg(0) });
         self.load(part, Reg(4));
         self.lookup(set, Is::In)
