@@ -3,10 +3,11 @@
 mod common;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{TestLab, objects, start_with};
 use weir_lab::frame::{BROADCAST, Mac, Wire, advertisement, arp, ethernet, icmp6, tagged, udp4, udp6};
+use weir_lab::netns::Netns;
 use weir_lab::network::PodLinks;
 use weir_lab::objects::Family;
 use weir_lab::{Options, agent};
@@ -128,6 +129,7 @@ fn honest(me: &Pod, target: &Pod) -> Vec<(&'static str, Vec<u8>)> {
         ("solicitation", to(IPV6, icmp6(me.link_local, target.v6, 135, 0, &target.v6.octets()))),
         ("search for duplicates", to(IPV6, icmp6(none, group, 135, 0, &me.v6.octets()))),
         ("router solicitation", to(IPV6, icmp6(none, group, 133, 0, &[]))),
+        ("multicast listener without an address", to(IPV6, icmp6(none, group, 143, 0, &[]))),
         ("multicast listener", to(IPV6, icmp6(me.link_local, group, 143, 0, &[]))),
     ]
 }
@@ -162,6 +164,14 @@ fn u25_every_honest_frame_reaches_another_pod() {
     }
 }
 
+/// Far longer than it takes.
+fn soon(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+    }
+}
+
 fn bind(t: &TestLab, place: &str, address: IpAddr) -> UdpSocket {
     let at = SocketAddr::new(address, 7000);
     let socket = t.lab.netns(place).expect("a place").run(|| Ok(UdpSocket::bind(at)?)).expect("a socket");
@@ -183,10 +193,13 @@ fn u25_nobody_takes_over_a_pods_traffic() {
         let [forger, victim, target] = pods(&t);
         let [from, to] = [("target", target.v4), ("victim", victim.v4)].map(|(p, a)| bind(&t, p, a.into()));
         assert!(reaches(&from, &to), "the instrument itself");
-        // the bridge's table
-        forger.wire.send(&ethernet(victim.mac, BROADCAST, 0x88b5, &[0; 46])).expect("sent");
-        std::thread::sleep(Duration::from_millis(50));
-        assert_eq!(reaches(&from, &to), guard == "on", "the bridge");
+        // the bridge's table; it learns again whenever the victim speaks, of itself, too
+        let is_taken = || {
+            forger.wire.send(&ethernet(victim.mac, BROADCAST, 0x88b5, &[0; 46])).expect("sent");
+            std::thread::sleep(Duration::from_millis(20));
+            !reaches(&from, &to)
+        };
+        assert_eq!((0..10).any(|_| is_taken()), guard == "off", "the bridge");
         assert!(reaches(&to, &from), "the victim speaks: the bridge knows again");
         // the neighbour's
         let lie = arp(2, (forger.mac, victim.v4), (target.mac, target.v4));
@@ -236,6 +249,98 @@ fn u25_a_forged_frame_of_a_connection_does_not_touch_it() {
             let packets = counted(&t, from);
             assert_eq!(packets.as_deref(), Some(if guard == "off" { "packets=2" } else { "packets=1" }));
         }
+    }
+}
+
+/// An interface of the bridge that is no pod's, such as one to the world outside.
+fn outside(t: &TestLab) -> (Netns, Wire) {
+    let outside = Netns::new().expect("a namespace");
+    let node = t.lab.netns("n1").expect("n1");
+    let link = format!("link add outside type veth peer name eth0 netns {}", outside.path());
+    node.ip(&[link, "link set outside master cni0".into(), "link set outside up".into()]).expect("a port");
+    outside.ip(&["link set eth0 up".into()]).expect("up");
+    let wire = Wire::open(&outside, "eth0").expect("a raw socket");
+    (outside, wire)
+}
+
+const SEALED: &str = "
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: none}, spec: {podSelector: {},
+ policyTypes: [Ingress, Egress]}}
+";
+
+/// Of the frames that find neighbours and nothing else, none is lost, whatever isolates the pods.
+#[test]
+#[ignore = "needs root"]
+fn n92_isolated_pods_of_a_bridge_find_their_neighbours() {
+    let mut t = lab(PodLinks::Flannel, "on");
+    t.lab.apply(objects(SEALED)).expect("a policy");
+    let [forger, _, target] = pods(&t);
+    let data = ["IPv4", "IPv6", "link-local", "DHCP"];
+    let sealed = || !arrives(&forger, &target, &honest(&forger, &target)[2].1);
+    soon("the policy is in force", sealed);
+    for (what, frame) in honest(&forger, &target) {
+        assert_eq!(arrives(&forger, &target, &frame), !data.contains(&what), "{what}");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn u25_who_is_no_pod_may_have_any_address() {
+    let mut t = lab(PodLinks::Flannel, "on");
+    let [forger, victim, target] = pods(&t);
+    let (_netns, wire) = outside(&t);
+    let outside = Pod { wire, ..pods(&t).into_iter().next().expect("a pod") };
+    let (from, to) = (Ipv4Addr::new(10, 244, 1, 9), target.v4);
+    let packet =
+        |data: &[u8]| ethernet([2, 9, 9, 9, 9, 9], target.mac, IPV4, &udp4((from, 67), (to, 7000), data));
+    soon("the port is up", || arrives(&outside, &target, &packet(b"up")));
+    for (what, frame) in forged(&forger, &victim, &target) {
+        assert!(arrives(&outside, &target, &frame), "{what}");
+    }
+    // to isolated pods, it is another matter; but who has an address from DHCP renews it
+    t.lab.apply(objects(SEALED)).expect("a policy");
+    soon("ingress", || !arrives(&outside, &target, &packet(b"to the pod")));
+    let offer = udp4((from, 67), ([255; 4].into(), 68), b"offer");
+    let offer6 = udp6((forger.link_local, 547), (target.link_local, 546), b"offer 6");
+    for (ethertype, packet) in [(IPV4, offer), (IPV6, offer6)] {
+        let frame = ethernet([2, 9, 9, 9, 9, 9], BROADCAST, ethertype, &packet);
+        assert!(arrives(&outside, &target, &frame), "DHCP");
+        assert!(!arrives(&forger, &target, &frame), "of a pod");
+    }
+    let other = udp4((from, 66), ([255; 4].into(), 68), b"no offer");
+    assert!(!arrives(&outside, &target, &ethernet([2, 9, 9, 9, 9, 9], BROADCAST, IPV4, &other)), "broadcast");
+}
+
+/// Both are isolated in both directions and allowed to each other. The server's answer, bridged straight
+/// to the client, has the Service's address by the time that the bridge forwards it.
+#[test]
+#[ignore = "needs root"]
+fn u25_answers_of_services_pass_between_isolated_pods() {
+    const SERVICE: [&str; 2] = ["10.96.0.1", "fd96::1"];
+    const POLICY: &str = "
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: all}, spec: {podSelector: {},
+ policyTypes: [Ingress, Egress], ingress: [{from: [{podSelector: {}}]}], egress: [{to: [{podSelector: {}}]}]}}
+";
+    let mut t = lab(PodLinks::Flannel, "on");
+    t.lab.apply(objects(POLICY)).expect("a policy");
+    let rules = "add table inet nat; add chain inet nat pre { type nat hook prerouting priority dstnat; };\
+                 add rule inet nat pre ip daddr 10.96.0.1 dnat ip to 10.244.1.4;\
+                 add rule inet nat pre ip6 daddr fd96::1 dnat ip6 to fd00::4";
+    let nft = || Ok(std::process::Command::new("nft").arg(rules).status()?);
+    assert!(t.lab.netns("n1").expect("n1").run(nft).expect("nft runs").success());
+    let [victim, target] = [1, 2].map(|i| pods(&t).into_iter().nth(i).expect("a pod"));
+    let own: [[IpAddr; 2]; 2] = [[victim.v4.into(), target.v4.into()], [victim.v6.into(), target.v6.into()]];
+    for ([from, to], service) in own.into_iter().zip(SERVICE) {
+        let (client, server) = (bind(&t, "victim", from), bind(&t, "target", to));
+        client.connect((service, 7000)).expect("connected");
+        // neighbours are still to be found
+        let answered = (0..20).any(|_| {
+            let _ = client.send(b"hello");
+            let Ok((_, from)) = server.recv_from(&mut [0; 16]) else { return false };
+            server.send_to(b"hello", from).expect("sent");
+            client.recv(&mut [0; 16]).is_ok()
+        });
+        assert!(answered, "{service}");
     }
 }
 
