@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use weir_dataplane::model::{Family, Hook, HookPoint, Op, Table, Transaction};
-use weir_dataplane::{TABLES, differences, rebuilt};
+use weir_dataplane::{TABLE, TABLES, differences, rebuilt};
 use weir_nft::{ApplyError, DumpError, Nft, OpenError};
 
 /// The kernel did not become equal to the plan.
@@ -67,8 +67,11 @@ impl Kernel {
     }
 
     /// Whether the kernel takes tables of this family, with chains. Tried with one that is gone again
-    /// with the end of the batch.
+    /// with the end of the batch, unless there is one of Weir's already.
     pub fn takes(&mut self, family: Family) -> bool {
+        if let Ok(Some(_)) = self.nft.dump(family, TABLE) {
+            return true;
+        }
         let chain = "probe".to_owned();
         let hook = Some(Hook { point: HookPoint::Forward, priority: 0 });
         let ops = vec![Op::AddTable, Op::AddChain { chain, hook }, Op::DeleteTable];

@@ -53,6 +53,10 @@ struct Enforce {
     /// a port of a bridge that known pods are behind.
     #[arg(long, value_name = "WHAT", default_value = "allow")]
     unknown_pods: UnknownPods,
+    /// Where the container runtime keeps what CNI plugins told it of pods' interfaces. Read if it is there, to
+    /// know the ports of bridged pods for sure.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/cni/results")]
+    cni_results: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -86,7 +90,8 @@ fn start(cli: Cli) -> Result<()> {
         println!("removed Weir's tables; no policy is enforced on this node now");
         return Ok(());
     }
-    let Enforce { node, manifests, kubeconfig, context, source_guard, unknown_pods } = cli.enforce;
+    let Enforce { node, manifests, kubeconfig, context, source_guard, unknown_pods, cni_results } =
+        cli.enforce;
     let source = match manifests {
         Some(folder) => Source::Manifests(folder),
         None => Source::Cluster(weir_source::cluster::Options { kubeconfig, context }),
@@ -95,6 +100,6 @@ fn start(cli: Cli) -> Result<()> {
         source_guard: source_guard == Switch::On,
         close_unknown: unknown_pods == UnknownPods::Deny,
     };
-    let options = Options { node: node.unwrap_or_default(), source, settings };
+    let options = Options { node: node.unwrap_or_default(), source, settings, cni_results };
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::run(options))
 }

@@ -40,6 +40,8 @@ pub struct Options {
     pub source: Source,
     /// What of the plan is to be chosen.
     pub settings: Settings,
+    /// Where the container runtime keeps what CNI plugins told it; it need not be there.
+    pub cni_results: PathBuf,
 }
 
 /// How often the kernel's tables are compared with the plan although nothing says that it changed.
@@ -59,7 +61,7 @@ pub async fn run(options: Options) -> Result<()> {
     let mut links = Watcher::new().await?;
     let (sender, mut updates) = mpsc::channel(QUEUE);
     let mut source = start(options.source, sender)?;
-    let ports = Finder::new().context("cannot ask the kernel for the ports of pods")?;
+    let ports = Finder::new(options.cni_results).context("cannot ask the kernel for the ports of pods")?;
     let mut agent = Agent::new(options.node, options.settings, kernel, ports);
     let mut comparison = tokio::time::interval(FULL_COMPARISON);
     comparison.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

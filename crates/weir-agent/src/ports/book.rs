@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use weir_compiler::object::ObjectKey;
 use weir_dataplane::Port;
 
-use super::Seen;
+use super::{Seen, Told};
 
 /// Where a pod is to be looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,11 +63,13 @@ impl Bound {
 }
 
 impl Book {
-    /// Looks for the ports of pods that have none yet; `see` asks the kernel for what is at a port's other end.
+    /// Looks for the ports of pods that have none yet: `told` gives what the CNI plugins said, `see` asks the
+    /// kernel for what is at a port's other end.
     pub fn update(
         &mut self,
         pods: &BTreeMap<ObjectKey, Place>,
         alive: &BTreeMap<u32, Alive>,
+        told: impl FnOnce() -> Vec<Told>,
         mut see: impl FnMut(u32) -> Option<Seen>,
     ) -> Found {
         self.bound.retain(|index, bound| alive.get(index).is_some_and(|alive| alive.name == bound.name));
@@ -78,6 +80,7 @@ impl Book {
             let free = alive.iter().filter(|(index, _)| !self.bound.contains_key(index));
             let seen: BTreeMap<u32, Seen> =
                 free.filter_map(|(index, _)| Some((*index, see(*index)?))).collect();
+            let searched = self.believe(searched, alive, &seen, &told());
             self.search(searched, alive, &seen, &mut found);
         }
         for (pod, place) in pods {
@@ -89,6 +92,51 @@ impl Book {
         let free = alive.values().filter(|alive| alive.pod_like && !known.contains(alive.name.as_str()));
         found.unknown = free.map(|alive| alive.name.clone()).collect();
         found
+    }
+
+    /// Gives pods the ports that they have by what the CNI plugins said; the others are left.
+    fn believe<'a>(
+        &mut self,
+        mut searched: Vec<(&'a ObjectKey, &'a Place)>,
+        alive: &BTreeMap<u32, Alive>,
+        seen: &BTreeMap<u32, Seen>,
+        told: &[Told],
+    ) -> Vec<(&'a ObjectKey, &'a Place)> {
+        searched.retain(|(pod, place)| {
+            let about = told.iter().filter(|told| told.addresses.iter().any(|a| place.addresses.contains(a)));
+            // results of pods that are long gone have interfaces that are gone, too
+            let mut ports = about.flat_map(|told| {
+                let free = alive.iter().filter(|(index, alive)| {
+                    place.bridges.contains(&alive.bridge) && !self.bound.contains_key(index)
+                });
+                let named = free.filter(|(_, alive)| told.interfaces.contains(&alive.name));
+                named.map(move |(index, _)| (*index, told.mac))
+            });
+            let (Some((index, mac)), None) = (ports.next(), ports.next()) else { return true };
+            let Some(mac) = mac.or(seen.get(&index).map(|seen| seen.mac)) else { return true };
+            drop(ports);
+            let addresses = seen.get(&index).map_or(&[][..], |seen| &seen.addresses);
+            self.bind(index, alive[&index].name.clone(), pod, place, mac, addresses);
+            false
+        });
+        searched
+    }
+
+    /// `seen` are the addresses that the pod's interface has.
+    fn bind(
+        &mut self,
+        index: u32,
+        name: String,
+        pod: &ObjectKey,
+        place: &Place,
+        mac: [u8; 6],
+        seen: &[IpAddr],
+    ) {
+        // what an interface makes of its MAC address, and what it has in fact
+        let link_local = seen.iter().filter_map(link_local).chain([from_mac(mac)]).collect();
+        let port = Port { name: name.clone(), mac, link_local };
+        let addresses = place.addresses.clone();
+        self.bound.insert(index, Bound { name, pod: pod.clone(), addresses, port });
     }
 
     /// A pod that only one port can be of has that; what is then no choice for others may leave them
@@ -104,12 +152,8 @@ impl Book {
             let before = searched.len();
             searched.retain(|(pod, place)| match self.candidates(place, alive, seen)[..] {
                 [index] => {
-                    let (name, seen) = (alive[&index].name.clone(), &seen[&index]);
-                    // what an interface makes of its MAC address, and what it has in fact
-                    let link_local = seen.addresses.iter().filter_map(link_local).chain([from_mac(seen.mac)]);
-                    let port = Port { name: name.clone(), mac: seen.mac, link_local: link_local.collect() };
-                    let addresses = place.addresses.clone();
-                    self.bound.insert(index, Bound { name, pod: (*pod).clone(), addresses, port });
+                    let seen = &seen[&index];
+                    self.bind(index, alive[&index].name.clone(), pod, place, seen.mac, &seen.addresses);
                     false
                 }
                 _ => true,
@@ -164,6 +208,7 @@ mod tests {
         pods: BTreeMap<ObjectKey, Place>,
         alive: BTreeMap<u32, Alive>,
         seen: BTreeMap<u32, Seen>,
+        told: Vec<Told>,
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -177,7 +222,7 @@ mod tests {
     impl World {
         fn new() -> World {
             let (book, pods) = (Book::default(), BTreeMap::new());
-            World { book, pods, alive: BTreeMap::new(), seen: BTreeMap::new() }
+            World { book, pods, alive: BTreeMap::new(), seen: BTreeMap::new(), told: Vec::new() }
         }
 
         fn pod(&mut self, name: &str, address: &str) {
@@ -199,7 +244,12 @@ mod tests {
 
         /// Pod and port, and what there is besides.
         fn find(&mut self) -> (Vec<(String, String)>, Found) {
-            let found = self.book.update(&self.pods, &self.alive, |index| self.seen.get(&index).cloned());
+            let found = self.book.update(
+                &self.pods,
+                &self.alive,
+                || self.told.clone(),
+                |index| self.seen.get(&index).cloned(),
+            );
             let pods = found.pods.iter().map(|(pod, port)| (pod.name.to_string(), port.name.clone()));
             (pods.collect(), found)
         }
@@ -282,5 +332,42 @@ mod tests {
         w.port(1, &["10.0.0.1"]);
         w.alive.get_mut(&1).unwrap().bridge = "other0".into();
         assert_eq!(w.find().1.missing, [pod("p")].into());
+    }
+
+    #[test]
+    fn what_the_plugins_said_goes_before_what_interfaces_have() {
+        let told = |ports: &[&str], address: &str| Told {
+            interfaces: ports.iter().map(|port| (*port).to_owned()).collect(),
+            mac: Some([2, 2, 2, 2, 2, 2]),
+            addresses: vec![ip(address)],
+        };
+        let mut w = World::new();
+        w.pod("bad", "10.0.0.1");
+        w.pod("good", "10.0.0.2");
+        // both seem to be `good`; one of them has left its own address, and the plugins know which
+        w.port(1, &["10.0.0.2"]);
+        w.port(2, &["10.0.0.2", "fe80::77"]);
+        w.told = vec![told(&["cni0", "veth2"], "10.0.0.2"), told(&["cni0", "veth1"], "10.0.0.1")];
+        // of a pod that had the address before
+        w.told.push(told(&["cni0", "veth9"], "10.0.0.2"));
+        let (found, all) = w.find();
+        assert_eq!(found, pairs(&[("bad", "veth1"), ("good", "veth2")]));
+        let port = &all.pods[&pod("good")];
+        assert_eq!(port.mac, [2, 2, 2, 2, 2, 2]);
+        let link_local = ["fe80::77", "fe80::2:2ff:fe02:202"].map(|a| a.parse().unwrap());
+        assert_eq!(port.link_local, link_local.into());
+    }
+
+    #[test]
+    fn a_pod_without_addresses_of_its_own_is_found_by_what_the_plugins_said() {
+        let mut w = World::new();
+        w.pod("vm", "10.0.0.1");
+        w.port(1, &[]);
+        assert_eq!(w.find().1.missing, [pod("vm")].into());
+        let (interfaces, addresses) = (vec!["veth1".to_owned()], vec![ip("10.0.0.1")]);
+        w.told = vec![Told { interfaces, mac: None, addresses }];
+        let (found, all) = w.find();
+        assert_eq!(found, pairs(&[("vm", "veth1")]));
+        assert_eq!(all.pods[&pod("vm")].mac, [2, 0, 0, 0, 0, 1], "the interface's");
     }
 }

@@ -3,7 +3,8 @@
 //! ```text
 //!   links: ports of bridges ──┐
 //!   slice: pods' addresses ───┼─> Book ──> Ports ──> Planner (table bridge weir)
-//!   kernel: what the port's ──┘    remembers who was where first
+//!   CNI plugins' results ─────┤    remembers who was where first
+//!   kernel: what the port's ──┘
 //!     other end has (Query)
 //! ```
 //!
@@ -16,10 +17,12 @@
 //! once, when the pod appears, and a port that is a pod's is nobody else's as long as it lives.
 
 mod book;
+pub mod cni;
 mod query;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use weir_compiler::object::ObjectKey;
@@ -27,6 +30,7 @@ use weir_dataplane::{Attachment, Attachments, Ports};
 
 use crate::links::LinkTable;
 pub use book::{Alive, Book, Found, Place};
+pub use cni::Told;
 pub use query::{Query, Seen};
 
 /// First look again, when a pod has no port yet: addresses of pods come without an announcement.
@@ -37,6 +41,8 @@ const SAY_AFTER: Duration = Duration::from_secs(5);
 
 /// Finds the ports of a node's pods.
 pub struct Finder {
+    /// The folder of the container runtime.
+    cni_results: PathBuf,
     query: Query,
     book: Book,
     retry: Option<Duration>,
@@ -47,12 +53,13 @@ pub struct Finder {
 }
 
 impl Finder {
-    /// Opens a netlink socket.
+    /// Opens a netlink socket. The folder is where the container runtime keeps what CNI plugins told it.
     ///
     /// # Errors
     /// The kernel has no rtnetlink, or does not let this process use it.
-    pub fn new() -> std::io::Result<Self> {
+    pub fn new(cni_results: PathBuf) -> std::io::Result<Self> {
         Ok(Finder {
+            cni_results,
             query: Query::open()?,
             book: Book::default(),
             retry: None,
@@ -95,14 +102,19 @@ impl Finder {
                 places.insert(key.clone(), Place { addresses: addresses.to_vec(), bridges });
             }
         }
-        let query = &mut self.query;
-        let found = self.book.update(&places, &alive, |index| match query.port(index) {
-            Ok(seen) => seen,
-            Err(error) => {
-                tracing::debug!(index, %error, "a port's other end could not be asked");
-                None
-            }
-        });
+        let (query, folder) = (&mut self.query, &self.cni_results);
+        let found = self.book.update(
+            &places,
+            &alive,
+            || cni::read(folder),
+            |index| match query.port(index) {
+                Ok(seen) => seen,
+                Err(error) => {
+                    tracing::debug!(index, %error, "a port's other end could not be asked");
+                    None
+                }
+            },
+        );
         self.report(&found);
         let mut ports = Ports { pods: found.pods, ..Ports::default() };
         if close {
