@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use weir_dataplane::model::{Op, Table, Transaction};
-use weir_dataplane::{TABLES, differences, rebuilt, stages};
+use weir_dataplane::model::{Family, Hook, HookPoint, Op, Table, Transaction};
+use weir_dataplane::{TABLE, TABLES, differences, rebuilt, stages};
 use weir_nft::{ApplyError, DumpError, Nft, OpenError};
 
 /// The kernel did not become equal to the plan.
@@ -84,6 +84,19 @@ impl Kernel {
     /// A table may have been changed by somebody else.
     pub fn doubt(&mut self) {
         self.in_step = false;
+    }
+
+    /// Whether the kernel takes tables of this family, with chains. Tried with one that is gone again
+    /// with the end of the batch, unless there is one of Weir's already.
+    pub fn takes(&mut self, family: Family) -> bool {
+        if let Ok(Some(_)) = self.nft.dump(family, TABLE) {
+            return true;
+        }
+        let chain = "probe".to_owned();
+        let hook = Some(Hook { point: HookPoint::Forward, priority: 0 });
+        let ops = vec![Op::AddTable, Op::AddChain { chain, hook }, Op::DeleteTable];
+        let probe = Transaction { family, table: "weir_probe".to_owned(), ops };
+        !matches!(self.nft.apply(&[probe]), Err(ApplyError::Refused { .. }))
     }
 
     /// Makes the kernel equal to `plan`: of [`TABLES`], those that are in it. `pending` is what

@@ -16,4 +16,5 @@ pub mod bridge;
 pub mod enforce;
 pub mod kernel;
 pub mod links;
+pub mod ports;
 pub mod run;

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use weir_agent::run::{Options, Source};
 use weir_agent::{kernel, run};
+use weir_dataplane::Settings;
 
 /// Enforces NetworkPolicy on the pods of one node.
 ///
@@ -43,6 +44,31 @@ struct Enforce {
     /// A context of the kubeconfig other than the current one.
     #[arg(long)]
     context: Option<String>,
+    /// Drop what a pod sends with an address that is not its own. Off for nodes with pods that forward
+    /// what others send, such as routers and VPN gateways.
+    #[arg(long, value_name = "SWITCH", default_value = "on")]
+    source_guard: Switch,
+    /// Whether pods that Weir does not know yet are open, or closed until their address is known. What
+    /// looks like a pod: a veth or netkit to another network namespace with host routes, or one that is
+    /// a port of a bridge that known pods are behind.
+    #[arg(long, value_name = "WHAT", default_value = "allow")]
+    unknown_pods: UnknownPods,
+    /// Where the container runtime keeps what CNI plugins told it of pods' interfaces. Read if it is there, to
+    /// know the ports of bridged pods for sure.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/cni/results")]
+    cni_results: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum UnknownPods {
+    Allow,
+    Deny,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 fn main() -> ExitCode {
@@ -64,11 +90,17 @@ fn start(cli: Cli) -> Result<()> {
         println!("removed Weir's tables; no policy is enforced on this node now");
         return Ok(());
     }
-    let Enforce { node, manifests, kubeconfig, context } = cli.enforce;
+    let Enforce { node, manifests, kubeconfig, context, source_guard, unknown_pods, cni_results } =
+        cli.enforce;
     let source = match manifests {
         Some(folder) => Source::Manifests(folder),
         None => Source::Cluster(weir_source::cluster::Options { kubeconfig, context }),
     };
-    let options = Options { node: node.unwrap_or_default(), source };
+    let settings = Settings {
+        source_guard: source_guard == Switch::On,
+        close_unknown: unknown_pods == UnknownPods::Deny,
+        ..Settings::default()
+    };
+    let options = Options { node: node.unwrap_or_default(), source, settings, cni_results };
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::run(options))
 }

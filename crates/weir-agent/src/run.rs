@@ -12,7 +12,8 @@ use weir_compiler::object::{Event, ObjectKey};
 use weir_compiler::policy::Problem;
 use weir_compiler::slice::Change;
 use weir_compiler::{Compiler, Scope};
-use weir_dataplane::{Attachments, Planner, TABLES};
+use weir_dataplane::model::Family;
+use weir_dataplane::{Attachments, Planner, Ports, Settings, TABLES};
 use weir_nft::Listener;
 use weir_source::Update;
 
@@ -20,6 +21,7 @@ use crate::bridge;
 use crate::enforce::enforce;
 use crate::kernel::{Done, Error, Kernel};
 use crate::links::Watcher;
+use crate::ports::Finder;
 
 /// Where the objects come from.
 #[derive(Debug, Clone)]
@@ -37,6 +39,10 @@ pub struct Options {
     pub node: String,
     /// Where the objects come from.
     pub source: Source,
+    /// What of the plan is to be chosen.
+    pub settings: Settings,
+    /// Where the container runtime keeps what CNI plugins told it; it need not be there.
+    pub cni_results: PathBuf,
 }
 
 /// How often the kernel's tables are compared with the plan although nothing says that it changed.
@@ -56,12 +62,13 @@ pub async fn run(options: Options) -> Result<()> {
     let mut links = Watcher::new().await?;
     let (sender, mut updates) = mpsc::channel(QUEUE);
     let mut source = start(options.source, sender)?;
-    let mut agent = Agent::new(options.node, kernel);
+    let ports = Finder::new(options.cni_results).context("cannot ask the kernel for the ports of pods")?;
+    let mut agent = Agent::new(options.node, options.settings, kernel, ports);
     let mut comparison = tokio::time::interval(FULL_COMPARISON);
     comparison.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
 
     loop {
-        let retry = agent.kernel.retry_after();
+        let (retry, look) = (agent.kernel.retry_after(), agent.ports.retry_after());
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -96,6 +103,7 @@ pub async fn run(options: Options) -> Result<()> {
                 agent.reopen();
             }
             () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {}
+            () = tokio::time::sleep(look.unwrap_or_default()), if look.is_some() => agent.attach = true,
         }
         agent.turn(&links);
     }
@@ -128,8 +136,12 @@ fn start(source: Source, sender: mpsc::Sender<Update>) -> Result<tokio::task::Jo
 struct Agent {
     node: String,
     compiler: Compiler,
+    settings: Settings,
     planner: Planner,
     kernel: Kernel,
+    ports: Finder,
+    /// Whether the kernel takes tables of bridges, once that is of interest.
+    bridge_tables: Option<bool>,
     /// The source has delivered its first complete set. Before, the kernel is left as it is: what an
     /// earlier run put there is better than half of the policies.
     synced: bool,
@@ -146,12 +158,15 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(node: String, kernel: Kernel) -> Self {
+    fn new(node: String, settings: Settings, kernel: Kernel, ports: Finder) -> Self {
         Agent {
             compiler: Compiler::new(Scope::Node(node.clone())),
             node,
-            planner: Planner::new(),
+            settings,
+            planner: Planner::with(settings),
             kernel,
+            ports,
+            bridge_tables: None,
             synced: false,
             attach: false,
             ready: false,
@@ -218,7 +233,12 @@ impl Agent {
         if std::mem::take(&mut self.attach) {
             let attachments = self.attachments(links);
             self.report_bridges(&attachments);
+            let pods = self.planner.slice().pods.iter().map(|(key, pod)| (key, pod.addresses.as_slice()));
+            let ports = self.ports.find(pods, &attachments, links.table(), self.settings.close_unknown);
             self.planner.attach(attachments);
+            let possible = self.bridge_is_possible(&ports);
+            let without = Ports { unknown_own: ports.unknown_own.clone(), ..Ports::default() };
+            self.planner.ports(if possible { ports } else { without });
         }
         let started = Instant::now();
         let report = |error: &Error, policies: BTreeSet<ObjectKey>| {
@@ -264,6 +284,24 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// Whether there can be a table for these ports. Without one, all else is still enforced.
+    fn bridge_is_possible(&mut self, ports: &Ports) -> bool {
+        if ports.pods.is_empty() && ports.unknown.is_empty() {
+            return true;
+        }
+        *self.bridge_tables.get_or_insert_with(|| {
+            let possible = self.kernel.takes(Family::Bridge);
+            if !possible {
+                tracing::warn!(
+                    "the kernel has no nf_tables for bridges (CONFIG_NF_TABLES_BRIDGE; modprobe nf_tables_bridge and \
+                     restart the agent): pods that share a bridge are told apart by their addresses alone, and \
+                     can forge them"
+                );
+            }
+            possible
+        })
     }
 
     fn report_bridges(&mut self, attachments: &Attachments) {

@@ -18,7 +18,7 @@ use weir_agent::kernel::{Kernel, cleanup};
 use weir_compiler::object::{Event, ObjectKey, Policy, PolicySpec};
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::{Family, Op, Table, Transaction};
-use weir_dataplane::{Planner, TABLE, fake};
+use weir_dataplane::{Planner, Settings, TABLE, fake};
 use weir_nft::Nft;
 use weir_nft::faults::{BatchFault, Faults};
 use world::batches;
@@ -101,7 +101,7 @@ fn whatever_goes_wrong_the_table_is_whole_and_becomes_the_plan() {
             let faults = AtRandom { on: on.clone(), random, seen, table: table.clone() };
             let mut kernel = Kernel::new(Nft::open().unwrap().with_faults(Box::new(faults)));
             let mut compiler = Compiler::new(Scope::Node("n1".into()));
-            let mut planner = Planner::with_costs(costs);
+            let mut planner = Planner::with(Settings { costs, ..Settings::default() });
             for batch in batches {
                 compiler.apply(batch).slices.iter().for_each(|delta| planner.update(&delta.changes));
                 for _ in 0..3 {
@@ -116,7 +116,7 @@ fn whatever_goes_wrong_the_table_is_whole_and_becomes_the_plan() {
             *on.lock().unwrap() = false;
             planner.reopen();
             enforce(&mut planner, &mut kernel, |error, _| panic!("{error}")).unwrap();
-            let mut fresh = Planner::with_costs(costs);
+            let mut fresh = Planner::with(Settings { costs, ..Settings::default() });
             fresh.update(&compiler.snapshot("n1").changes);
             prop_assert_eq!(dump(), Some(fresh.table().clone()));
             Ok(())

@@ -16,7 +16,7 @@ use proptest::test_runner::{TestCaseError, TestRunner};
 use weir_agent::kernel::{Done, Kernel, cleanup};
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::{Expr, Family, MetaKey, Reg, Rule, Table, Verdict};
-use weir_dataplane::{Attachment, Attachments, Planner, TABLE};
+use weir_dataplane::{Attachment, Attachments, Planner, Port, Ports, Settings, TABLE};
 use weir_nft::Nft;
 use world::batches;
 
@@ -66,7 +66,7 @@ fn the_kernel_holds_the_plan_after_every_change() {
             .run(&cases, |(batches, seeds, costs)| {
                 let mut kernel = kernel.borrow_mut();
                 let mut compiler = Compiler::new(Scope::Node("n1".into()));
-                let mut planner = Planner::with_costs(costs);
+                let mut planner = Planner::with(Settings { costs, ..Settings::default() });
                 planner.take();
                 kernel.doubt(); // what the last case left is an installed table like any other
                 kernel.sync(&planner.tables(), Vec::new()).unwrap();
@@ -93,6 +93,72 @@ fn the_kernel_holds_the_plan_after_every_change() {
             })
             .unwrap_or_else(|e| panic!("{e}"));
     });
+}
+
+/// The table of bridges comes with the first port and goes with the last, in one batch with the other.
+#[test]
+#[ignore = "needs root"]
+fn ports_of_bridges_have_a_table_of_their_own() {
+    in_netns(|| {
+        let mut runner = TestRunner::new(world::cases(40));
+        let cases = (batches(6), proptest::collection::vec(any::<u64>(), 6));
+        let kernel = RefCell::new(Kernel::open().unwrap());
+        let bridge = || Nft::open().unwrap().dump(Family::Bridge, TABLE).unwrap();
+        let tables = std::cell::Cell::new(0);
+        runner
+            .run(&cases, |(batches, seeds)| {
+                let mut kernel = kernel.borrow_mut();
+                let mut compiler = Compiler::new(Scope::Node("n1".into()));
+                let settings = Settings { close_unknown: true, ..Settings::default() };
+                let mut planner = Planner::with(settings);
+                planner.take();
+                kernel.doubt();
+                kernel.sync(&planner.tables(), Vec::new()).unwrap();
+                prop_assert_eq!(bridge(), None);
+                for (batch, seed) in batches.into_iter().zip(seeds) {
+                    for delta in compiler.apply(batch).slices {
+                        planner.update(&delta.changes);
+                    }
+                    planner.ports(ports(&planner, seed));
+                    let pending = planner.take();
+                    kernel
+                        .sync(&planner.tables(), pending)
+                        .map_err(|e| TestCaseError::fail(format!("{e}\n{}", planner.table())))?;
+                    let plan = planner.tables().into_iter().find(|table| table.family == Family::Bridge);
+                    let installed = bridge();
+                    prop_assert_eq!(installed.as_ref(), plan);
+                    tables.set(tables.get() + usize::from(plan.is_some()));
+                    kernel.doubt();
+                    prop_assert_eq!(kernel.sync(&planner.tables(), Vec::new()).unwrap(), Done::Nothing);
+                }
+                Ok(())
+            })
+            .unwrap_or_else(|e| panic!("{e}"));
+        assert!(tables.get() > 5, "there was something to see: {}", tables.get());
+        let listing = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+        assert!(listing.status.success(), "nft can read it: {listing:?}");
+        cleanup().unwrap();
+        assert_eq!((dump(), bridge()), (None, None));
+    });
+}
+
+/// Some pods have a port, and some ports no pod.
+fn ports(planner: &Planner, seed: u64) -> Ports {
+    let mut all = Ports::default();
+    for (i, key) in planner.slice().pods.keys().enumerate() {
+        let name = format!("veth{i}");
+        match seed >> (2 * i % 62) & 3 {
+            0 => {}
+            1 => drop(all.unknown.insert(name)),
+            2 => drop(all.unknown_own.insert(name)),
+            _ => {
+                let link_local = ["fe80::1".parse().unwrap()].into();
+                let port = Port { name, mac: [2, 0, 0, 0, 1, i as u8], link_local };
+                all.pods.insert(key.clone(), port);
+            }
+        }
+    }
+    all
 }
 
 #[test]

@@ -12,10 +12,13 @@
 //! Pure: no Kubernetes, no netlink, no clock. A [`model::Table`] is both what should be in the
 //! kernel and what is read back from it, a [`model::Transaction`] is a value that can be printed,
 //! sent, or given to the [`fake`] kernel. The fixed chains and dispatch maps are in `planner`, the chains
-//! of rulesets in `rulesets`, which chooses by [`Costs`], their sets in `peers` and `ports`.
+//! of rulesets in `rulesets`, which chooses by [`Costs`], their sets in `peers` and `ports`. What keeps
+//! pods from using addresses that are not theirs is in `guard` and, for pods of a bridge, in `bridge`.
 
+mod bridge;
 mod change;
 pub mod fake;
+mod guard;
 pub mod model;
 mod peers;
 mod planner;
@@ -25,7 +28,8 @@ mod rulesets;
 mod stages;
 mod text;
 
+pub use bridge::{Port, Ports};
 pub use change::{difference, differences, rebuilt};
-pub use planner::{Attachment, Attachments, Planner, TABLE, TABLES};
+pub use planner::{Attachment, Attachments, Planner, Settings, TABLE, TABLES};
 pub use rulesets::Costs;
 pub use stages::stages;

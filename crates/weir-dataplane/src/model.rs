@@ -276,6 +276,8 @@ pub enum Field {
     Ipv4,
     /// `ipv6_addr`: type 8, 16 bytes.
     Ipv6,
+    /// `ether_addr`: type 9, 6 bytes.
+    Mac,
     /// `inet_proto`: type 12, 1 byte.
     Proto,
     /// `inet_service`: type 13, 2 bytes, network byte order.
@@ -296,6 +298,7 @@ impl Field {
         match self {
             Field::Ipv4 => 7,
             Field::Ipv6 => 8,
+            Field::Mac => 9,
             Field::Proto => 12,
             Field::Port => 13,
             Field::Mark => 19,
@@ -311,6 +314,7 @@ impl Field {
             Field::Proto => 1,
             Field::Port => 2,
             Field::Ipv4 | Field::Mark => 4,
+            Field::Mac => 6,
             Field::Ipv6 | Field::IfName => 16,
             Field::Foreign(_) => 0,
         }
@@ -321,6 +325,7 @@ impl Field {
         match self {
             Field::Ipv4 => "ipv4_addr",
             Field::Ipv6 => "ipv6_addr",
+            Field::Mac => "ether_addr",
             Field::Proto => "inet_proto",
             Field::Port => "inet_service",
             Field::Mark => "mark",

@@ -8,7 +8,9 @@ use weir_compiler::slice::{
     Change, Direction, NodeSlice, PortSetId, Profile, ProfileId, RulesetId, SlicePod,
 };
 
-use crate::change::Edited;
+use crate::bridge::{self, Ports};
+use crate::change::{Edited, differences};
+use crate::guard;
 use crate::model::{
     Bytes, Chain, Element, ElementData, Family, Field, Hook, HookPoint, MetaKey, Set, SetData, SetDecl,
     Table, Transaction, Verdict,
@@ -68,23 +70,44 @@ fn hairpin(family: IpFamily) -> String {
 }
 
 /// A place in a map or set: its name and the key in it.
-type At = (String, Bytes);
+pub(crate) type At = (String, Bytes);
+
+/// What a node's operator decides about the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// How rulesets are written.
+    pub costs: Costs,
+    /// Pods send with addresses of their own only (U25).
+    pub source_guard: bool,
+    /// What looks like a pod and is none that is known is closed (U11).
+    pub close_unknown: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { costs: Costs::default(), source_guard: true, close_unknown: false }
+    }
+}
 
 /// A slice with the table that it makes. Each change of the slice costs work in proportion to
 /// what it changes in the table.
 #[derive(Debug)]
 pub struct Planner {
-    costs: Costs,
+    settings: Settings,
     slice: NodeSlice,
     attachments: Attachments,
     edited: Edited,
+    ports: Ports,
+    bridge: Option<Table>,
+    /// As it was when a transaction was last taken.
+    bridge_taken: Option<Table>,
     /// What the rulesets are in the kernel, by their ids.
     layouts: BTreeMap<RulesetId, Layout>,
     /// Those of them that the kernel refuses as they are.
     closed: BTreeSet<RulesetId>,
     peers: PeerSets,
     /// How many rulesets look up a port set.
-    ports: BTreeMap<PortSetId, usize>,
+    port_set_users: BTreeMap<PortSetId, usize>,
     /// What each pod has in the dispatch maps.
     dispatch: BTreeMap<ObjectKey, BTreeMap<At, Element>>,
     /// Whose each of these elements is. Two pods have one for as long as an address has
@@ -102,20 +125,30 @@ impl Default for Planner {
 impl Planner {
     /// The plan of an empty slice: chains that let everything pass.
     pub fn new() -> Self {
-        Planner::with_costs(Costs::default())
+        Planner::with(Settings::default())
     }
 
-    /// The same, with other limits on how rulesets are written.
-    pub fn with_costs(costs: Costs) -> Self {
+    /// The same, with what is not left to its default.
+    pub fn with(settings: Settings) -> Self {
+        let mut table = empty_table();
+        if settings.source_guard {
+            guard::add_to(&mut table);
+        }
+        if settings.close_unknown {
+            guard::add_unknown_to(&mut table);
+        }
         Planner {
-            costs,
+            settings,
             slice: NodeSlice::default(),
             attachments: Attachments::new(),
-            edited: Edited::new(empty_table()),
+            edited: Edited::new(table),
+            ports: Ports::default(),
+            bridge: None,
+            bridge_taken: None,
             layouts: BTreeMap::new(),
             closed: BTreeSet::new(),
             peers: PeerSets::default(),
-            ports: BTreeMap::new(),
+            port_set_users: BTreeMap::new(),
             dispatch: BTreeMap::new(),
             claims: BTreeMap::new(),
             pods_of: BTreeMap::new(),
@@ -124,7 +157,7 @@ impl Planner {
 
     /// All tables that the slice makes: some of [`TABLES`].
     pub fn tables(&self) -> Vec<&Table> {
-        vec![self.table()]
+        [Some(self.table()), self.bridge.as_ref()].into_iter().flatten().collect()
     }
 
     /// The table `inet weir`, in which are all verdicts of policies.
@@ -143,6 +176,9 @@ impl Planner {
         for change in changes {
             self.change(change, &mut pods);
         }
+        if !pods.is_empty() {
+            self.bridge = bridge::table(&self.slice, &self.ports, self.settings);
+        }
         self.dispatch(pods);
     }
 
@@ -155,9 +191,26 @@ impl Planner {
         self.dispatch(pods);
     }
 
+    /// Takes what is known of ports of bridges.
+    pub fn ports(&mut self, ports: Ports) {
+        if self.settings.close_unknown {
+            let (before, after) = (&self.ports.unknown_own, &ports.unknown_own);
+            for gone in before.difference(after) {
+                self.edited.remove_element(guard::UNKNOWN, interface_key(gone));
+            }
+            for new in after.difference(before) {
+                self.edited.put_element(guard::UNKNOWN, interface_key(new), Element::default());
+            }
+        }
+        self.ports = ports;
+        self.bridge = bridge::table(&self.slice, &self.ports, self.settings);
+    }
+
     /// What must change in a kernel that has the tables of when this was last called, in one batch.
     pub fn take(&mut self) -> Vec<Transaction> {
-        self.edited.take().into_iter().collect()
+        let bridge = differences(self.bridge_taken.as_slice(), &self.bridge.iter().collect::<Vec<_>>());
+        self.bridge_taken.clone_from(&self.bridge);
+        self.edited.take().into_iter().chain(bridge).collect()
     }
 
     fn change(&mut self, change: &Change, pods: &mut BTreeSet<ObjectKey>) {
@@ -224,13 +277,13 @@ impl Planner {
         let ruleset = &self.slice.rulesets[&id];
         let mut layout = match self.closed.contains(&id) {
             true => closed(id, ruleset),
-            false => layout(&self.slice, id, ruleset, &self.costs),
+            false => layout(&self.slice, id, ruleset, &self.settings.costs),
         };
         for union in &layout.peers {
             self.peers.retain(&self.slice, union, &mut self.edited);
         }
         for port_set in &layout.ports {
-            let users = self.ports.entry(*port_set).or_default();
+            let users = self.port_set_users.entry(*port_set).or_default();
             *users += 1;
             if *users == 1 {
                 for (name, set) in port_sets(*port_set, &self.slice.port_sets[port_set]) {
@@ -257,10 +310,10 @@ impl Planner {
             self.peers.release(union, &mut self.edited);
         }
         for port_set in &layout.ports {
-            let users = self.ports.get_mut(port_set).expect("the ruleset is counted");
+            let users = self.port_set_users.get_mut(port_set).expect("the ruleset is counted");
             *users -= 1;
             if *users == 0 {
-                self.ports.remove(port_set);
+                self.port_set_users.remove(port_set);
                 let sets = port_sets(*port_set, &self.slice.port_sets[port_set]);
                 sets.keys().for_each(|name| self.edited.remove_set(name));
             }
@@ -279,7 +332,13 @@ impl Planner {
                 }
                 places.insert(at);
             }
-            let now = self.slice.pods.get(&key).map(|pod| self.dispatch_of(&key, pod)).unwrap_or_default();
+            let mut now = BTreeMap::new();
+            if let Some(pod) = self.slice.pods.get(&key) {
+                now = self.dispatch_of(&key, pod);
+                if self.settings.source_guard {
+                    now.extend(guard::elements(&key, pod, &self.attachments));
+                }
+            }
             for at in now.keys() {
                 self.claims.entry(at.clone()).or_default().insert(key.clone());
                 places.insert(at.clone());
@@ -338,7 +397,7 @@ impl Planner {
 }
 
 /// A name of an interface as the kernel has it.
-fn interface_key(name: &str) -> Bytes {
+pub(crate) fn interface_key(name: &str) -> Bytes {
     let mut key = Bytes::from_elem(0, Field::IfName.len());
     let len = name.len().min(Field::IfName.len() - 1);
     key[..len].copy_from_slice(&name.as_bytes()[..len]);
@@ -346,7 +405,7 @@ fn interface_key(name: &str) -> Bytes {
 }
 
 /// A comment of at most 127 bytes, which end with the name: a cut one starts with "..".
-fn comment(text: &str) -> String {
+pub(crate) fn comment(text: &str) -> String {
     const MAX: usize = 127;
     if text.len() <= MAX {
         return text.to_owned();

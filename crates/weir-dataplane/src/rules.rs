@@ -1,5 +1,7 @@
 //! Rules, put together from the kernel's expressions as nft itself would write them.
 
+use std::net::Ipv6Addr;
+
 use smallvec::SmallVec;
 use weir_compiler::object::Protocol;
 
@@ -158,6 +160,42 @@ impl Match {
         this.load_address(family, End::Source, Reg(4));
         this.load_address(family, End::Destination, Reg(4 + words));
         this.lookup(set)
+    }
+
+    /// The interface is in a set.
+    pub(crate) fn interface_in(mut self, key: MetaKey, set: &str) -> Self {
+        self.0.push(Expr::Meta { key, dreg: R0 });
+        self.lookup(set)
+    }
+
+    /// The interface is not in a set.
+    pub(crate) fn interface_not_in(mut self, key: MetaKey, set: &str) -> Self {
+        self.0.push(Expr::Meta { key, dreg: R0 });
+        self.0.push(Expr::Lookup { set: set.to_owned(), sreg: R0, dest: None, negate: true });
+        self
+    }
+
+    /// The input interface and an address are in a set.
+    pub(crate) fn interface_address_in(self, family: IpFamily, end: End, set: &str) -> Self {
+        let mut this = self.ip_family(family);
+        this.0.push(Expr::Meta { key: MetaKey::IifName, dreg: R0 });
+        this.load_address(family, end, Reg(4));
+        this.lookup(set)
+    }
+
+    /// The IPv6 source is in a range.
+    pub(crate) fn source_in_range(self, first: Ipv6Addr, last: Ipv6Addr) -> Self {
+        let mut this = self.ip_family(IpFamily::V6);
+        this.load_address(IpFamily::V6, End::Source, R0);
+        if first == last {
+            return this.cmp(&first.octets());
+        }
+        this.range(&first.octets(), &last.octets())
+    }
+
+    /// ICMPv6 of any type.
+    pub(crate) fn icmpv6(self) -> Self {
+        self.l4proto(ICMPV6)
     }
 
     /// Goes where a verdict map sends the interface's packets.

@@ -186,6 +186,7 @@ fn field_text(field: Field, bytes: &[u8]) -> String {
     match field {
         Field::Ipv4 => Ipv4Addr::from_bits(number() as u32).to_string(),
         Field::Ipv6 => Ipv6Addr::from_bits(number()).to_string(),
+        Field::Mac => bytes.iter().take(6).map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":"),
         Field::Proto => protocol_text(number() as u8),
         Field::Port => number().to_string(),
         Field::Mark => bytes.try_into().map_or(0, u32::from_ne_bytes).to_string(),
@@ -245,6 +246,13 @@ fn rule_text(rule: &Rule) -> String {
                     (PayloadBase::Network, 16, 4) => ("ip daddr", Some(Field::Ipv4)),
                     (PayloadBase::Network, 8, 16) => ("ip6 saddr", Some(Field::Ipv6)),
                     (PayloadBase::Network, 24, 16) => ("ip6 daddr", Some(Field::Ipv6)),
+                    (PayloadBase::LinkLayer, 6, 6) => ("ether saddr", Some(Field::Mac)),
+                    (PayloadBase::LinkLayer, 12, 2) => ("ether type", None),
+                    (PayloadBase::Network, 8, 6) => ("arp saddr ether", Some(Field::Mac)),
+                    (PayloadBase::Network, 14, 4) => ("arp saddr ip", Some(Field::Ipv4)),
+                    (PayloadBase::Transport, 8, 16) => ("icmpv6 taddr", Some(Field::Ipv6)),
+                    // nft takes two fields that are compared in a row as one
+                    (PayloadBase::Transport, 0, 4) => ("@th,0,32", None),
                     (PayloadBase::Transport, 2, 2) => ("th dport", Some(Field::Port)),
                     (PayloadBase::Transport, 0, 1) => ("icmpv6 type", None),
                     _ => ("# payload", None),

@@ -12,7 +12,9 @@ use proptest::prelude::*;
 use weir_compiler::object::{Event, ObjectKey, Pod, Protocol};
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::{Family, Op, Table};
-use weir_dataplane::{Attachment, Attachments, Costs, Planner, difference, differences, fake, rebuilt};
+use weir_dataplane::{
+    Attachment, Attachments, Costs, Planner, Settings, difference, differences, fake, rebuilt,
+};
 use world::{NODES, World, addresses, batches, plain_pod};
 
 /// How the pods of a node are attached: by the parity of each bit of the seed, so that it changes
@@ -37,7 +39,7 @@ fn interface(key: &ObjectKey) -> String {
 }
 
 fn fresh(compiler: &Compiler, node: &str, seed: u64, costs: Costs) -> Planner {
-    let mut planner = Planner::with_costs(costs);
+    let mut planner = Planner::with(Settings { costs, ..Settings::default() });
     planner.update(&compiler.snapshot(node).changes);
     planner.attach(attachments(&planner, seed));
     planner
@@ -60,7 +62,7 @@ proptest! {
     ) {
         let node = "n1";
         let mut compiler = Compiler::new(Scope::Node(node.into()));
-        let mut planner = Planner::with_costs(costs);
+        let mut planner = Planner::with(Settings { costs, ..Settings::default() });
         let mut kernel: Option<Table> = None;
         let first = difference(None, planner.table()).unwrap();
         fake::apply(&mut kernel, &first).unwrap();

@@ -14,7 +14,7 @@ use proptest::test_runner::TestCaseError;
 use weir_compiler::object::{Event, ObjectKey, Pod, Policy, PolicySpec};
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::{Op, Table, Transaction};
-use weir_dataplane::{Attachment, Attachments, Costs, Planner, difference, fake, stages};
+use weir_dataplane::{Attachment, Attachments, Costs, Planner, Settings, difference, fake, stages};
 use world::{addresses, batches, plain_pod};
 
 /// Where addresses are: some behind an interface of their own, some on a bridge, some nowhere; `seed` says
@@ -51,7 +51,7 @@ struct Node {
 
 impl Node {
     fn new(costs: Costs) -> Node {
-        let mut planner = Planner::with_costs(costs);
+        let mut planner = Planner::with(Settings { costs, ..Settings::default() });
         planner.take();
         let mut kernel = None;
         fake::apply(&mut kernel, &difference(None, planner.table()).unwrap()).unwrap();

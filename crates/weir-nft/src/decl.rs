@@ -122,7 +122,7 @@ fn fields(key_type: u32) -> SmallVec<[Field; 3]> {
 }
 
 fn field(type_id: u32) -> Field {
-    [Field::Ipv4, Field::Ipv6, Field::Proto, Field::Port, Field::Mark, Field::IfName]
+    [Field::Ipv4, Field::Ipv6, Field::Mac, Field::Proto, Field::Port, Field::Mark, Field::IfName]
         .into_iter()
         .find(|field| field.type_id() == type_id)
         .unwrap_or(Field::Foreign(type_id))

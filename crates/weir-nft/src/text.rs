@@ -26,6 +26,8 @@ pub(crate) fn key(decl: &SetDecl, bytes: &[u8]) -> String {
 fn one(field: Field, value: &[u8]) -> String {
     let text = match field {
         Field::Ipv4 => <[u8; 4]>::try_from(value).ok().map(|v| Ipv4Addr::from(v).to_string()),
+        Field::Mac => (value.len() >= 6)
+            .then(|| value[..6].iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")),
         Field::Ipv6 => <[u8; 16]>::try_from(value).ok().map(|v| Ipv6Addr::from(v).to_string()),
         Field::Proto => value.first().map(|number| match number {
             6 => "tcp".into(),

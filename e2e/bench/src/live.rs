@@ -39,7 +39,12 @@ pub(crate) fn measure(report: &mut Report, folder: &Path) -> Result<()> {
     let netns = Netns::new()?;
     shape.wire(&netns)?;
     let program = weir_lab::agent::find()?;
-    let setup = AgentSetup { program, manifests: manifests.clone(), logs: folder.join("logs") };
+    let setup = AgentSetup {
+        program,
+        arguments: Vec::new(),
+        manifests: manifests.clone(),
+        logs: folder.join("logs"),
+    };
     let mut agent = Agent::start(NODE, &netns, &setup)?;
     agent.wait_ready(READY)?;
 

@@ -61,7 +61,12 @@ fn with_program(report: &mut Report, shape: Shape, manifests: &Path, folder: &Pa
     let netns = Netns::new()?;
     shape.wire(&netns)?;
     let program = weir_lab::agent::find()?;
-    let setup = AgentSetup { program, manifests: manifests.to_owned(), logs: folder.join("logs") };
+    let setup = AgentSetup {
+        program,
+        arguments: Vec::new(),
+        manifests: manifests.to_owned(),
+        logs: folder.join("logs"),
+    };
     let generation = || netns.run(|| Ok(Nft::open()?.generation()?));
 
     let empty = generation()?;

@@ -16,6 +16,8 @@ use crate::netns::Netns;
 pub struct AgentSetup {
     /// The program.
     pub program: PathBuf,
+    /// What it is told besides the node and the manifests.
+    pub arguments: Vec<String>,
     /// The folder that it watches.
     pub manifests: PathBuf,
     /// Where `NODE.log` goes.
@@ -55,7 +57,7 @@ impl Agent {
         // setpriv (util-linux) sets the parent-death signal and executes the agent: same process.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(&setup.program);
-        command.args(["--node", node, "--manifests"]).arg(&setup.manifests);
+        command.args(["--node", node, "--manifests"]).arg(&setup.manifests).args(&setup.arguments);
         command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let path = netns.path();
         std::thread::spawn(move || {

@@ -37,6 +37,8 @@ pub struct Options {
     pub family: Option<Family>,
     /// The agent's program; `None`: no agents, everything passes.
     pub agent: Option<PathBuf>,
+    /// What it is told besides the node and the manifests.
+    pub agent_arguments: Vec<String>,
     /// A folder of the lab's own, for manifests and logs.
     pub dir: PathBuf,
 }
@@ -130,7 +132,8 @@ impl Lab {
     pub fn start_agent(&mut self, node: &str) -> Result<()> {
         let Some(program) = self.options.agent.clone() else { return Ok(()) };
         let netns = self.network.node(node).with_context(|| format!("no node {node}"))?;
-        let setup = AgentSetup { program, manifests: self.manifests(), logs: self.logs() };
+        let arguments = self.options.agent_arguments.clone();
+        let setup = AgentSetup { program, arguments, manifests: self.manifests(), logs: self.logs() };
         self.agents.insert(node.to_owned(), Agent::start(node, netns, &setup)?);
         Ok(())
     }

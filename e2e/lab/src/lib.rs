@@ -30,6 +30,7 @@ pub mod agent;
 pub mod cluster;
 pub mod expectation;
 pub mod expected;
+pub mod frame;
 pub mod holder;
 pub mod lab;
 pub mod netns;

@@ -211,7 +211,15 @@ impl Build {
         let agent = find_agent(self.agent.as_deref(), self.no_agent)?;
         let machines = Machines { nodes: self.nodes, outside: self.outside };
         let links = self.links.clone();
-        Ok(Options { links, fabric: self.fabric, machines, family: self.family, agent, dir })
+        Ok(Options {
+            links,
+            fabric: self.fabric,
+            machines,
+            family: self.family,
+            agent,
+            agent_arguments: Vec::new(),
+            dir,
+        })
     }
 }
 

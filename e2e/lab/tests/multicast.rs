@@ -6,10 +6,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
-use common::{TestLab, objects, start};
-use weir_lab::agent;
+use common::{TestLab, objects, start, start_with};
 use weir_lab::network::PodLinks;
 use weir_lab::objects::Family;
+use weir_lab::{Options, agent};
 
 /// `sealed` may neither be reached nor reach anybody, but for its own node.
 const CLUSTER: &str = "
@@ -90,21 +90,76 @@ const SEALED: (&str, Ipv4Addr) = ("sealed", Ipv4Addr::new(10, 244, 1, 4));
 #[test]
 #[ignore = "needs root"]
 fn multicast_is_judged_like_everything_else() {
-    let t = lab(PodLinks::Flannel);
-    assert!(multicast_passes(&t, OPEN, FREE), "the instrument itself");
-    assert!(!multicast_passes(&t, SEALED, FREE), "egress");
-    // behind a bridge, ingress is not judged yet: ARCHITECTURE.md, "Not yet"
-    let t = lab(PodLinks::Calico);
-    assert!(!multicast_passes(&t, OPEN, SEALED) && !multicast_passes(&t, SEALED, OPEN));
+    for links in [PodLinks::Flannel, PodLinks::Calico] {
+        let t = lab(links);
+        if links == PodLinks::Flannel {
+            assert!(multicast_passes(&t, OPEN, FREE), "the instrument itself");
+        }
+        assert!(!multicast_passes(&t, OPEN, SEALED), "ingress, {links}");
+        assert!(!multicast_passes(&t, SEALED, FREE), "egress, {links}");
+    }
 }
 
-/// Behind a bridge they are one still: ARCHITECTURE.md, "Not yet".
 #[test]
 #[ignore = "needs root"]
-fn link_local_addresses_are_no_way_around_policies_of_routed_pods() {
+fn broadcast_is_judged_like_everything_else() {
+    let broadcast_passes = |t: &TestLab, from: (&str, Ipv4Addr), to: &str| {
+        let bind = |port| move || Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?);
+        let receiver = t.lab.netns(to).expect("a pod").run(bind(PORT)).expect("a socket");
+        receiver.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+        let sender = t.lab.netns(from.0).expect("a pod").run(bind(0)).expect("a socket");
+        sender.set_broadcast(true).expect("broadcast");
+        sender.send_to(b"hello", (Ipv4Addr::new(10, 244, 1, 255), PORT)).expect("sent");
+        receiver.recv_from(&mut [0; 16]).is_ok()
+    };
     let t = lab(PodLinks::Flannel);
-    assert!(link_local_passes(&t, ("open", "eth0"), ("free", "eth0")), "the instrument itself");
-    let t = lab(PodLinks::Calico);
+    // as with a subnet of its own, which a pod of this lab has not
+    for pod in ["open", "free", "sealed"] {
+        let line = "route add broadcast 10.244.1.255 dev eth0 table local".to_owned();
+        t.lab.netns(pod).expect("a pod").ip(&[line]).expect("a route");
+    }
+    assert!(broadcast_passes(&t, OPEN, "free"), "the instrument itself");
+    assert!(!broadcast_passes(&t, OPEN, "sealed"), "ingress");
+    assert!(!broadcast_passes(&t, SEALED, "free"), "egress");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn link_local_addresses_are_no_way_around_policies() {
+    for links in [PodLinks::Flannel, PodLinks::Calico] {
+        let t = lab(links);
+        if links == PodLinks::Flannel {
+            assert!(link_local_passes(&t, ("open", "eth0"), ("free", "eth0")), "the instrument itself");
+        }
+        assert!(!link_local_passes(&t, ("open", "eth0"), ("sealed", "eth0")), "ingress, {links}");
+        assert!(!link_local_passes(&t, ("sealed", "eth0"), ("free", "eth0")), "egress, {links}");
+    }
+}
+
+/// To its own node, which a pod that is isolated for egress may not reach either (U6); the node reaches
+/// the pod (N71).
+#[test]
+#[ignore = "needs root"]
+fn link_local_addresses_of_the_node_are_no_way_out() {
+    let t = lab(PodLinks::Flannel);
+    assert!(link_local_passes(&t, ("free", "eth0"), ("n1", "cni0")), "the instrument itself");
+    assert!(!link_local_passes(&t, ("sealed", "eth0"), ("n1", "cni0")), "egress");
+    assert!(link_local_passes(&t, ("n1", "cni0"), ("sealed", "eth0")), "from the node");
+}
+
+/// The guard is not what isolates: without it, too, policies are no more than the addresses they select.
+#[test]
+#[ignore = "needs root"]
+fn isolation_does_not_need_the_guard() {
+    let options = Options {
+        links: PodLinks::Flannel.into(),
+        family: Some(Family::Dual),
+        agent: Some(agent::find().expect("cargo build -p weir-agent")),
+        agent_arguments: vec!["--source-guard=off".into()],
+        ..Options::default()
+    };
+    let t = start_with(objects(CLUSTER), options);
     assert!(!link_local_passes(&t, ("open", "eth0"), ("sealed", "eth0")), "ingress");
     assert!(!link_local_passes(&t, ("sealed", "eth0"), ("free", "eth0")), "egress");
+    assert!(!multicast_passes(&t, OPEN, SEALED), "ingress");
 }

@@ -54,6 +54,15 @@ pub struct Link {
     pub master: Option<u32>,
     /// Index of the interface that it is stacked on (VLAN, macvlan, ipvlan and the like).
     pub below: Option<u32>,
+    /// What it is linked to (a veth's other end) is in another network namespace.
+    pub elsewhere: bool,
+}
+
+impl Link {
+    /// A veth or netkit that leads to another network namespace.
+    pub fn is_pod_like(&self) -> bool {
+        self.elsewhere && self.kind.as_deref().is_some_and(|kind| ["veth", "netkit"].contains(&kind))
+    }
 }
 
 /// A destination: one address, or a network.

@@ -169,6 +169,32 @@ impl LinkTable {
         answers
     }
 
+    /// The names of interfaces that look like pods' own: a veth or netkit whose other end is in another
+    /// network namespace, to which nothing leads but routes to single addresses, and none to others behind
+    /// them: that would be a node in a namespace, with its way to other nodes.
+    pub fn pod_like(&self) -> BTreeSet<String> {
+        let ports = self.ports.iter().filter(|(_, port)| port.is_up() && port.is_exclusive());
+        let is_led_to = |index: u32, port: &Port| {
+            let routes = port.prefixes.iter().flat_map(|prefix| self.routes(*prefix));
+            let unicast = routes.filter(|route| route.kind == RouteKind::Unicast);
+            let mut hops = unicast.flat_map(|route| &route.hops).filter(|hop| hop.link == index).peekable();
+            hops.peek().is_some() && hops.all(|hop| !hop.gateway)
+        };
+        ports
+            .filter(|(index, port)| is_led_to(**index, port))
+            .filter_map(|(_, port)| port.link.as_ref().filter(|link| link.is_pod_like()))
+            .map(|link| link.name.clone())
+            .collect()
+    }
+
+    /// The ports of a bridge; `None`: there is no bridge of this name.
+    pub fn bridge_ports(&self, bridge: &str) -> Option<Vec<&Link>> {
+        let links = || self.ports.values().filter_map(|port| port.link.as_ref());
+        let is_it = |link: &&Link| link.name == bridge && link.kind.as_deref() == Some("bridge");
+        let index = links().find(is_it)?.index;
+        Some(links().filter(|link| link.master == Some(index)).collect())
+    }
+
     /// The routes of one destination that the kernel would use: those of the first table, and there
     /// of the smallest metric. More than one if they differ in nothing but the way; which of them is
     /// first the events do not say.

@@ -126,15 +126,16 @@ fn link(body: &[u8]) -> Result<Option<Link>, DecodeError> {
         loopback: flags & IFF_LOOPBACK != 0,
         master: None,
         below: None,
+        elsewhere: false,
     };
-    let (mut lower, mut elsewhere) = (None, false);
+    let mut lower = None;
     for attribute in NlasIterator::new(attributes) {
         let attribute = attribute?;
         let value = attribute.value();
         match attribute.kind() {
             IFLA_IFNAME => link.name = parse_string(value)?,
             IFLA_LINK => lower = Some(parse_u32(value)?),
-            IFLA_LINK_NETNSID => elsewhere = true,
+            IFLA_LINK_NETNSID => link.elsewhere = true,
             IFLA_MASTER => link.master = Some(parse_u32(value)?).filter(|&index| index != 0),
             IFLA_LINKINFO => {
                 for info in NlasIterator::new(value) {
@@ -147,7 +148,7 @@ fn link(body: &[u8]) -> Result<Option<Link>, DecodeError> {
             _ => {}
         }
     }
-    if !elsewhere && link.kind.as_deref().is_some_and(|kind| STACKED.contains(&kind)) {
+    if !link.elsewhere && link.kind.as_deref().is_some_and(|kind| STACKED.contains(&kind)) {
         link.below = lower.filter(|&index| index != 0);
     }
     Ok(Some(link))

@@ -1,5 +1,5 @@
 //! Limits on how rulesets are written, for tests of every way of it.
-#![allow(unreachable_pub, reason = "each test binary is a crate of its own")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary is a crate of its own")]
 
 use proptest::prelude::*;
 use weir_dataplane::Costs;

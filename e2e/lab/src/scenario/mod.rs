@@ -116,6 +116,7 @@ impl Scenario {
             machines: self.machines,
             family: self.family,
             agent,
+            agent_arguments: Vec::new(),
             dir,
         };
         let mut lab = Lab::start(Objects::from_values(self.objects.clone())?, options)?;

@@ -20,7 +20,16 @@ fn prefix(text: &str) -> Prefix {
 
 fn link(index: u32, name: &str, kind: &str) -> Link {
     let kind = (!kind.is_empty()).then(|| kind.to_owned());
-    Link { index, name: name.to_owned(), kind, up: true, loopback: false, master: None, below: None }
+    Link {
+        index,
+        name: name.to_owned(),
+        kind,
+        up: true,
+        loopback: false,
+        master: None,
+        below: None,
+        elsewhere: false,
+    }
 }
 
 /// A unicast route of table main, straight to these links.

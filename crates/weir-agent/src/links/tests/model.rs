@@ -70,7 +70,16 @@ impl Kernel {
                 let below = below.and_then(|n| self.pick(n)).filter(|_| kind == "macvlan");
                 let kind = (!kind.is_empty()).then(|| kind.to_owned());
                 let name = format!("if{name}");
-                let link = Link { index, name, kind, up: false, loopback: false, master: None, below };
+                let link = Link {
+                    index,
+                    name,
+                    kind,
+                    up: false,
+                    loopback: false,
+                    master: None,
+                    below,
+                    elsewhere: false,
+                };
                 self.links.insert(index, link);
                 self.announce(index);
             }

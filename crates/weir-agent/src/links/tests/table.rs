@@ -1,7 +1,7 @@
 //! What follows from which links and routes.
 
 use super::super::event::TABLE_LOCAL;
-use super::super::{LinkEvent, LinkTable, Outcome, Route, RouteKind};
+use super::super::{Link, LinkEvent, LinkTable, Outcome, Route, RouteKind};
 use super::{added, ip, link, own, prefix, route, shared, table_of, via};
 
 /// A node's own network and default route.
@@ -251,4 +251,39 @@ fn other_routes_do_not_matter() {
     }
     let answers = table.attachments(addresses.iter().enumerate().map(|(pod, a)| (pod, &a[..])));
     assert!(answers.iter().all(|(n, a)| a[0].1 == own(&format!("veth{n}"))));
+}
+
+/// U11: what may be closed while no pod is known to be behind it.
+#[test]
+fn an_interface_looks_like_a_pods_if_nothing_else_can_be_there() {
+    let elsewhere = |index, name, kind| Link { elsewhere: true, ..link(index, name, kind) };
+    let links = [
+        elsewhere(1, "pod", "veth"),
+        elsewhere(2, "unrouted", "veth"),
+        elsewhere(3, "uplink", "veth"),
+        elsewhere(4, "network", "veth"),
+        link(5, "here", "veth"),
+        link(6, "tun0", "tun"),
+        Link { master: Some(8), ..elsewhere(7, "port", "veth") },
+        link(8, "cni0", "bridge"),
+        elsewhere(9, "pod6", "netkit"),
+        Link { up: false, ..elsewhere(10, "down", "veth") },
+    ];
+    let routes = [
+        route("10.0.0.1/32", &[1]),
+        route("10.0.0.3/32", &[3]),
+        via("10.1.0.0/32", 3),
+        route("10.0.0.4/32", &[4]),
+        route("10.4.0.0/24", &[4]),
+        route("10.0.0.5/32", &[5]),
+        route("10.0.0.6/32", &[6]),
+        route("10.0.0.7/32", &[7]),
+        route("fd00::9/128", &[9]),
+        route("fd00::10/128", &[10]),
+    ];
+    let table = table_of(links, routes);
+    assert_eq!(table.pod_like(), ["pod", "pod6"].map(str::to_owned).into());
+    let ports = table.bridge_ports("cni0").expect("a bridge");
+    assert_eq!(ports.iter().map(|link| link.name.as_str()).collect::<Vec<_>>(), ["port"]);
+    assert_eq!(table.bridge_ports("pod"), None);
 }
