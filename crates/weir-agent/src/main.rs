@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use weir_agent::run::{Options, Source};
 use weir_agent::{kernel, run};
+use weir_compiler::flow::PodToOwnNode;
 
 /// Enforces NetworkPolicy on the pods of one node.
 ///
@@ -43,6 +44,10 @@ struct Enforce {
     /// A context of the kubeconfig other than the current one.
     #[arg(long)]
     context: Option<String>,
+    /// What egress policies of pods mean for this node itself: enforce, or allow (a pod then always reaches its
+    /// own node: kubelet, host-network pods, a DNS cache on the node).
+    #[arg(long, value_name = "enforce|allow", default_value_t)]
+    pod_to_own_node: PodToOwnNode,
 }
 
 fn main() -> ExitCode {
@@ -64,11 +69,11 @@ fn start(cli: Cli) -> Result<()> {
         println!("removed Weir's table; no policy is enforced on this node now");
         return Ok(());
     }
-    let Enforce { node, manifests, kubeconfig, context } = cli.enforce;
+    let Enforce { node, manifests, kubeconfig, context, pod_to_own_node } = cli.enforce;
     let source = match manifests {
         Some(folder) => Source::Manifests(folder),
         None => Source::Cluster(weir_source::cluster::Options { kubeconfig, context }),
     };
-    let options = Options { node: node.unwrap_or_default(), source };
+    let options = Options { node: node.unwrap_or_default(), source, own_node: pod_to_own_node };
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::run(options))
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use weir_compiler::flow::PodToOwnNode;
 use weir_compiler::object::ObjectKey;
 use weir_compiler::slice::{Change, Direction, Member, NodeSlice, PeerSetId, ProfileId, SlicePod};
 
@@ -87,10 +88,15 @@ impl Default for Planner {
 impl Planner {
     /// The plan of an empty slice: chains that let everything pass.
     pub fn new() -> Self {
+        Planner::on(PodToOwnNode::Enforce)
+    }
+
+    /// [`Planner::new`], and what to make of pods that call their own node.
+    pub fn on(own_node: PodToOwnNode) -> Self {
         Planner {
             slice: NodeSlice::default(),
             attachments: Attachments::new(),
-            edited: Edited::new(empty_table()),
+            edited: Edited::new(empty_table(own_node)),
             dispatch: BTreeMap::new(),
             claims: BTreeMap::new(),
             pods_of: BTreeMap::new(),
@@ -218,7 +224,8 @@ impl Planner {
             }
         }
         for at in places {
-            let element = self.claims.get(&at).and_then(|pods| pods.last()).map(|pod| &self.dispatch[pod][&at]);
+            let element =
+                self.claims.get(&at).and_then(|pods| pods.last()).map(|pod| &self.dispatch[pod][&at]);
             match element {
                 Some(element) => self.edited.put_element(&at.0, at.1, element.clone()),
                 None => self.edited.remove_element(&at.0, at.1),
@@ -284,7 +291,7 @@ fn comment(text: &str) -> String {
 }
 
 /// The table of a node without pods.
-fn empty_table() -> Table {
+fn empty_table(own_node: PodToOwnNode) -> Table {
     let mut sets = BTreeMap::new();
     let vmap = |key: &[Field]| SetDecl { data: Some(SetData::Verdict), ..decl(key) };
     let empty = |decl: SetDecl| Set { decl, elements: BTreeMap::new() };
@@ -317,8 +324,8 @@ fn empty_table() -> Table {
     }
     let hook = |point| Some(Hook { point, priority: 0 });
     // U6: from a pod to its own node. The other way, nothing: N71
-    let input =
-        Chain { hook: hook(HookPoint::Input), rules: first.iter().chain(&from_pod).cloned().collect() };
+    let judged = from_pod.iter().filter(|_| own_node == PodToOwnNode::Enforce);
+    let input = Chain { hook: hook(HookPoint::Input), rules: first.iter().chain(judged).cloned().collect() };
     for family in IpFamily::BOTH {
         first.push(Match::default().hairpin_in(family, &hairpin(family)).then(Verdict::Accept));
     }
