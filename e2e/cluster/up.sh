@@ -197,7 +197,7 @@ done
 ! alive "$RUN/fabric/init.pid" || die "already up: run down.sh"
 t0=$SECONDS
 rm -rf "$RUN"; mkdir -p "$RUN"
-echo "$NODES" > "$RUN/nodes"; echo "$IP_FAMILY" > "$RUN/family"; echo "$DNS" > "$RUN/dns"
+echo "$NODES" > "$RUN/nodes"; echo "$IP_FAMILY" > "$RUN/family"; echo "$DNS" > "$RUN/dns"; echo "$PROXY_MODE" > "$RUN/proxy"
 "$HERE/pki.sh"
 up_cgroups
 up_fabric
