@@ -12,6 +12,7 @@
 //! changed. Rules stay when the agent ends; [`kernel::cleanup`] removes them.
 
 pub mod bridge;
+pub mod bypass;
 pub mod kernel;
 pub mod links;
 pub mod run;

@@ -19,8 +19,9 @@ use weir_nft::Listener;
 use weir_source::Update;
 
 use crate::bridge;
+use crate::bypass;
 use crate::kernel::{Done, Kernel};
-use crate::links::Watcher;
+use crate::links::{LinkTable, Watcher};
 
 /// Where the objects come from.
 #[derive(Debug, Clone)]
@@ -84,6 +85,7 @@ pub async fn run(options: Options) -> Result<()> {
             changed = links.changed() => {
                 changed.context("cannot follow links and routes any more")?;
                 agent.attach = true;
+                agent.report_bypass(links.table());
             }
             ready = listener.readable_mut() => {
                 let mut ready = ready.context("cannot wait for changes of the ruleset")?;
@@ -94,7 +96,10 @@ pub async fn run(options: Options) -> Result<()> {
                 }
                 agent.kernel.doubt();
             }
-            _ = comparison.tick() => agent.kernel.doubt(),
+            _ = comparison.tick() => {
+                agent.kernel.doubt();
+                agent.report_bypass(links.table());
+            }
             () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {}
         }
         agent.turn(&links);
@@ -139,6 +144,8 @@ struct Agent {
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
     /// What has been said of bridges whose packets pass by.
     unfiltered: BTreeSet<String>,
+    /// What has been said of what takes packets past the rules.
+    bypass: BTreeSet<&'static str>,
     /// The last error, so that it is said once and not at each attempt.
     failing: Option<String>,
 }
@@ -155,6 +162,7 @@ impl Agent {
             ready: false,
             problems: BTreeMap::new(),
             unfiltered: BTreeSet::new(),
+            bypass: BTreeSet::new(),
             failing: None,
         }
     }
@@ -239,6 +247,15 @@ impl Agent {
                     );
                     self.failing = Some(error);
                 }
+            }
+        }
+    }
+
+    /// Once for each, however often it comes and goes.
+    fn report_bypass(&mut self, links: &LinkTable) {
+        for (what, warning) in bypass::seen(links) {
+            if self.bypass.insert(what) {
+                tracing::warn!("{warning}");
             }
         }
     }

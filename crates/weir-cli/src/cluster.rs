@@ -222,7 +222,7 @@ impl Cluster {
         }
         let node = if address == NODE_LOCAL_DNS { from.pod.node.clone() } else { None };
         let pod = Pod {
-            key: ObjectKey::new("", &address.to_string()),
+            key: ObjectKey::new("", address.to_string()),
             uid: String::new(),
             labels: Labels::new(),
             node,
