@@ -277,8 +277,34 @@ Y
         expect "no name is known with the label of kube-dns allowed: the cache is not a pod" refuse resolves
         policy dns-by-address "{podSelector: {matchLabels: {role: q}}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: $(first local_dns)/$([[ $IP_FAMILY == ipv6 ]] && echo 128 || echo 32)}}], ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]}]}"
         expect "names are known, with the address of the cache allowed" soon resolves
+        # the cache has the ClusterIP of kube-dns as well: no pod is behind it here, it is the node's
+        cluster_ip=$(first svc_ip 10)
+        reaches() { timeout 20 "$HERE/kubectl" -n trial exec q -- /agnhost connect "$(host "$cluster_ip"):53" --timeout=2s; }
+        expect "the ClusterIP of kube-dns, which the cache has, is closed" refuse reaches
+        policy dns-by-cluster-ip "{podSelector: {matchLabels: {role: q}}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: $cluster_ip/$([[ $IP_FAMILY == ipv6 ]] && echo 128 || echo 32)}}], ports: [{port: 53, protocol: TCP}]}]}"
+        expect "it is open, with its address allowed" soon reaches
+        untracked() { in_ns node1 nft list table inet node-local-dns | grep -q "daddr .* dport 53 counter packets [1-9].* notrack"; }
+        expect "what pods ask the cache is not tracked" untracked
     fi
 fi
+
+step "--pod-to-own-node=allow: a pod reaches its own node, and nothing else (U6)"
+"$HERE/engine.sh" stop
+"$HERE/engine.sh" start "$AGENT" --node '{node}' --kubeconfig "$RUN/pki/admin.kubeconfig" --pod-to-own-node allow
+tables 15 <<'T'
+10250/TCP     node1    node2
+trial/a       pass     drop
+trial/c       drop     pass
+80/TCP        trial/b  trial/d  other/server
+trial/a       drop     drop     drop
+T
+"$HERE/engine.sh" stop
+agents
+tables 15 <<'T'
+10250/TCP     node1    node2
+trial/a       drop     drop
+trial/c       drop     drop
+T
 
 step "kubelet probes under the deny-all"
 while (( SECONDS - denied_since < 12 )); do sleep 0.5; done      # two failures in a row take 8 s

@@ -392,4 +392,5 @@ def main():
         print(tables(), end="")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -33,14 +33,14 @@ finish() {
     local code=$?
     trap - EXIT; trap '' INT TERM
     # what a failure is looked into with, before it is gone
-    if kctl get --raw /readyz >/dev/null 2>&1; then
+    if alive "$RUN/fabric/init.pid" && kctl get --raw /readyz >/dev/null 2>&1; then
         kctl get pods -A -o yaml > "$WORK/pods.yaml" || true
         kctl get events -A --sort-by=.lastTimestamp > "$WORK/events.txt" || true
     fi
     [[ ! $watcher ]] || kill "$watcher" 2>/dev/null || true
     if [[ $keep ]]; then
         "$HERE/engine.sh" stop || true
-    else
+    elif [[ -e $RUN/fabric/init.pid ]]; then
         "$HERE/down.sh"
     fi
     echo
