@@ -20,7 +20,7 @@ use crate::{all, json, ports, tree};
 /// that come nearest to allowing it. Both ends must let a connection pass, in every address family that
 /// both pods have.
 ///
-/// TO is a pod, or an address, as that of a DNS cache on the pod's node; in [brackets] if it is IPv6 and a
+/// TO is a pod, or an address, as that of a DNS cache on the pod's node; in brackets if it is IPv6 and a
 /// port follows. PORT is that of the container, behind Services: a number, or the name of a port of the pod
 /// TO. PROTOCOL is TCP (the default), UDP or SCTP. Without a port the question is "at any port": the answer lists which
 /// ports pass, and it is yes if any does.
