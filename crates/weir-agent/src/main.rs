@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 use weir_agent::run::{Options, Source};
 use weir_agent::{kernel, run};
 use weir_compiler::flow::PodToOwnNode;
+use weir_dataplane::Settings;
 
 /// Enforces NetworkPolicy on the pods of one node.
 ///
@@ -74,6 +75,7 @@ fn start(cli: Cli) -> Result<()> {
         Some(folder) => Source::Manifests(folder),
         None => Source::Cluster(weir_source::cluster::Options { kubeconfig, context }),
     };
-    let options = Options { node: node.unwrap_or_default(), source, own_node: pod_to_own_node };
+    let settings = Settings { own_node: pod_to_own_node };
+    let options = Options { node: node.unwrap_or_default(), source, settings };
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::run(options))
 }

@@ -8,13 +8,12 @@ use anyhow::{Context, Result, bail};
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use weir_compiler::flow::PodToOwnNode;
 use weir_compiler::object::{Event, ObjectKey};
 use weir_compiler::policy::Problem;
 use weir_compiler::slice::Change;
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::Family;
-use weir_dataplane::{Attachments, Planner, TABLE};
+use weir_dataplane::{Attachments, Planner, Settings, TABLE};
 use weir_nft::Listener;
 use weir_source::Update;
 
@@ -39,8 +38,8 @@ pub struct Options {
     pub node: String,
     /// Where the objects come from.
     pub source: Source,
-    /// What egress policies of pods mean for this node itself (U6).
-    pub own_node: PodToOwnNode,
+    /// What of the plan is to be chosen.
+    pub settings: Settings,
 }
 
 /// How often the kernel's table is compared with the plan although nothing says that it changed.
@@ -60,7 +59,7 @@ pub async fn run(options: Options) -> Result<()> {
     let mut links = Watcher::new().await?;
     let (sender, mut updates) = mpsc::channel(QUEUE);
     let mut source = start(options.source, sender)?;
-    let mut agent = Agent::new(options.node, options.own_node, kernel);
+    let mut agent = Agent::new(options.node, options.settings, kernel);
     let mut comparison = tokio::time::interval(FULL_COMPARISON);
     comparison.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
 
@@ -151,11 +150,11 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(node: String, own_node: PodToOwnNode, kernel: Kernel) -> Self {
+    fn new(node: String, settings: Settings, kernel: Kernel) -> Self {
         Agent {
             compiler: Compiler::new(Scope::Node(node.clone())),
             node,
-            planner: Planner::on(own_node),
+            planner: Planner::with(settings),
             kernel,
             synced: false,
             attach: false,

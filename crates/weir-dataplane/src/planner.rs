@@ -64,6 +64,13 @@ fn hairpin(family: IpFamily) -> String {
 /// A place in a map or set: its name and the key in it.
 type At = (String, Bytes);
 
+/// What a node's operator decides about the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// What egress policies of pods mean for their own node (U6).
+    pub own_node: PodToOwnNode,
+}
+
 /// A slice with the table that it makes. Each change of the slice costs work in proportion to
 /// what it changes in the table.
 #[derive(Debug)]
@@ -88,15 +95,15 @@ impl Default for Planner {
 impl Planner {
     /// The plan of an empty slice: chains that let everything pass.
     pub fn new() -> Self {
-        Planner::on(PodToOwnNode::Enforce)
+        Planner::with(Settings::default())
     }
 
-    /// [`Planner::new`], and what to make of pods that call their own node.
-    pub fn on(own_node: PodToOwnNode) -> Self {
+    /// The same, with what is not left to its default.
+    pub fn with(settings: Settings) -> Self {
         Planner {
             slice: NodeSlice::default(),
             attachments: Attachments::new(),
-            edited: Edited::new(empty_table(own_node)),
+            edited: Edited::new(empty_table(settings.own_node)),
             dispatch: BTreeMap::new(),
             claims: BTreeMap::new(),
             pods_of: BTreeMap::new(),

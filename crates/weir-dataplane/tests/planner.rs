@@ -12,7 +12,7 @@ use weir_compiler::flow::PodToOwnNode;
 use weir_compiler::object::{Event, ObjectKey, Pod, Protocol};
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::Table;
-use weir_dataplane::{Attachment, Attachments, Planner, difference, fake};
+use weir_dataplane::{Attachment, Attachments, Planner, Settings, difference, fake};
 use world::{NODES, World, addresses, batches, plain_pod};
 
 /// How the pods of a node are attached: by the parity of each bit of the seed, so that it changes
@@ -204,7 +204,7 @@ fn u6_a_node_may_be_open_to_its_own_pods() {
         let attachments: Attachments =
             attachment.into_iter().map(|a| ("10.0.0.1".parse().unwrap(), a)).collect();
         let hooks = |own_node| {
-            let mut planner = Planner::on(own_node);
+            let mut planner = Planner::with(Settings { own_node });
             planner.update(&compiler.snapshot("n").changes);
             planner.attach(attachments.clone());
             ["input", "forward"].map(|hook| passes(planner.table(), hook, &packet))
