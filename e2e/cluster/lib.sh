@@ -42,7 +42,7 @@ each() { local f all=; for f in $(fams); do all+=,$("$@" "$f"); done; printf '%s
 # host ADDRESS: as it stands before a colon and a port
 host() { case $1 in *:*) printf '[%s]' "$1" ;; *) printf '%s' "$1" ;; esac; }
 # what up.sh was started with
-running() { NODES=$(<"$RUN/nodes"); IP_FAMILY=$(<"$RUN/family"); DNS=$(<"$RUN/dns"); }
+running() { NODES=$(<"$RUN/nodes"); IP_FAMILY=$(<"$RUN/family"); DNS=$(<"$RUN/dns"); PROXY_MODE=$(<"$RUN/proxy"); }
 alive() { [[ -s $1 ]] && kill -0 "$(<"$1")" 2>/dev/null; }
 
 # wait_for SECONDS WHAT COMMAND...

@@ -11,13 +11,9 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-unable() { log "cannot run: $*" >&2; exit 2; }
-keep=; [[ ${1:-} != -k ]] || { keep=1; shift; }
-AGENT=${1:-${WEIR_AGENT:-}}
-[[ $AGENT ]] || unable "which weir-agent? (policy-test.sh AGENT, or WEIR_AGENT)"
-[[ -x $AGENT ]] || unable "$AGENT is not an executable (cargo build -p weir-agent)"
-AGENT=$(realpath "$AGENT")
-[[ $EUID == 0 ]] || unable "it needs root, for namespaces"
+. "$(dirname "$0")/test-lib.sh"
+
+arguments "$@"
 # Those that match, but for those that say that they are for the lab alone. All of them at once
 # are some 200 containers: EXAMPLES='*' is for a machine that has nothing else to do.
 EXAMPLES_MATCHING=${EXAMPLES:-0[1-589]-*}
@@ -28,48 +24,13 @@ for d in "$(realpath "$HERE/../../policy-examples")"/$EXAMPLES_MATCHING/; do
     grep -q '^# Lab only: ' "$d/cluster.yaml" || EXAMPLES+=("${d%/}")
 done
 WORK=$RUN/policy-test                   # states, tables, results
-t0=$SECONDS passed=0 failed=0 watcher='' finished=''
 
-step() { printf '\n%s == %s\n' "$(date +%T)" "$*"; }
-# one result, with its checks counted
-right() { printf 'ok    %s\n' "$*"; passed=$((passed + 1)); }
-wrong() { printf 'WRONG %s\n' "$*"; failed=$((failed + 1)); }
-expect() { local what=$1; shift; if "$@" >/dev/null 2>&1; then right "$what"; else wrong "$what"; fi; }
-
-state() { kctl get pods,services -A -o json > "$WORK/state.json"; }
 # tables WITHIN: those on stdin, by packets, right within so many seconds and then still
 tables() {
     local log=$WORK/checks.log
     state; : > "$log"
     "$HERE/probe.py" check "$WORK/state.json" --within "$1" --log "$log" || [[ -s $log ]] || wrong "no packets could be sent"
     count "$log"
-}
-count() {
-    passed=$((passed + $(grep -c ^ok "$1" || true))) failed=$((failed + $(grep -c ^WRONG "$1" || true)))
-    cat "$1" >> "$WORK/all-checks.log"
-}
-
-# shellcheck disable=SC2317,SC2329  # called by a trap
-finish() {
-    local code=$?
-    trap - EXIT; trap '' INT TERM
-    # what a failure is looked into with, before it is gone
-    if kctl get --raw /readyz >/dev/null 2>&1; then
-        kctl get pods -A -o yaml > "$WORK/pods.yaml" || true
-        kctl get events -A --sort-by=.lastTimestamp > "$WORK/events.txt" || true
-    fi
-    [[ ! $watcher ]] || kill "$watcher" 2>/dev/null || true
-    if [[ $keep ]]; then
-        "$HERE/engine.sh" stop || true
-    else
-        "$HERE/down.sh"
-    fi
-    echo
-    log "logs: $RUN (nodeN/engine.log: the agents; policy-test/: all-checks.log, pods.yaml, events.txt)"
-    [[ $finished ]] || log "it did not come to its end (exit code $code)"
-    [[ $code == 2 ]] || log "$passed passed, $failed failed, in $((SECONDS - t0)) s"
-    [[ $failed -eq 0 || $code != 0 ]] || code=1
-    exit "$code"
 }
 
 # pods of our own, beside those of the examples
@@ -121,7 +82,6 @@ policy() {
     kctl apply -f - >/dev/null <<<"{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: trial, name: $1}, spec: $2}"
 }
 ready() { kctl wait --for=condition=Ready pods -A -l weir.test/pod --timeout="$1s" >/dev/null; }
-agents() { "$HERE/engine.sh" start "$AGENT" --node '{node}' --kubeconfig "$RUN/pki/admin.kubeconfig"; }
 sum() { awk '{ for (i = 1; i <= NF; i++) n += $i } END { print n + 0 }'; }
 # failed probes so far, of the pods that are there all the time
 unhealthy() {
@@ -150,20 +110,7 @@ foreign_rules() {
 has_weir() { in_ns "$1" nft list tables | grep -q ' weir$'; }
 no_weir() { ! has_weir "$1"; }
 
-trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-if [[ $keep ]] && alive "$RUN/fabric/init.pid"; then
-    running
-    kctl delete namespace trial --ignore-not-found >/dev/null
-    kctl delete networkpolicies -A --all >/dev/null
-else
-    step "the cluster: $NODES, pods $CNI_PLUGIN, kube-proxy $PROXY_MODE, $IP_FAMILY"
-    "$HERE/up.sh"
-fi
-[[ " $NODES " == *" node1 "*" "* && " $NODES " == *" node2 "* ]] || unable "it needs node1 and node2"
-mkdir -p "$WORK"; : > "$WORK/all-checks.log"
+cluster trial
 
 step "agents and pods"
 agents
@@ -330,8 +277,34 @@ Y
         expect "no name is known with the label of kube-dns allowed: the cache is not a pod" refuse resolves
         policy dns-by-address "{podSelector: {matchLabels: {role: q}}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: $(first local_dns)/$([[ $IP_FAMILY == ipv6 ]] && echo 128 || echo 32)}}], ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]}]}"
         expect "names are known, with the address of the cache allowed" soon resolves
+        # the cache has the ClusterIP of kube-dns as well: no pod is behind it here, it is the node's
+        cluster_ip=$(first svc_ip 10)
+        reaches() { timeout 20 "$HERE/kubectl" -n trial exec q -- /agnhost connect "$(host "$cluster_ip"):53" --timeout=2s; }
+        expect "the ClusterIP of kube-dns, which the cache has, is closed" refuse reaches
+        policy dns-by-cluster-ip "{podSelector: {matchLabels: {role: q}}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: $cluster_ip/$([[ $IP_FAMILY == ipv6 ]] && echo 128 || echo 32)}}], ports: [{port: 53, protocol: TCP}]}]}"
+        expect "it is open, with its address allowed" soon reaches
+        untracked() { in_ns node1 nft list table inet node-local-dns | grep -q "daddr .* dport 53 counter packets [1-9].* notrack"; }
+        expect "what pods ask the cache is not tracked" untracked
     fi
 fi
+
+step "--pod-to-own-node=allow: a pod reaches its own node, and nothing else (U6)"
+"$HERE/engine.sh" stop
+"$HERE/engine.sh" start "$AGENT" --node '{node}' --kubeconfig "$RUN/pki/admin.kubeconfig" --pod-to-own-node allow
+tables 15 <<'T'
+10250/TCP     node1    node2
+trial/a       pass     drop
+trial/c       drop     pass
+80/TCP        trial/b  trial/d  other/server
+trial/a       drop     drop     drop
+T
+"$HERE/engine.sh" stop
+agents
+tables 15 <<'T'
+10250/TCP     node1    node2
+trial/a       drop     drop
+trial/c       drop     drop
+T
 
 step "kubelet probes under the deny-all"
 while (( SECONDS - denied_since < 12 )); do sleep 0.5; done      # two failures in a row take 8 s

@@ -104,8 +104,14 @@ class Check:
     def __init__(self, source, target, port, protocol, way, address, expected):
         self.source, self.target, self.expected = source, target, expected
         self.protocol, self.address = protocol, address
-        self.hostname = None if port == KUBELET else target.hostname
+        # what is asked over HTTP or UDP; None: the connection alone is the answer
+        self.question = None if port == KUBELET else "hostname"
+        self.hostname = target.hostname
         self.text = f"{source.name} -> {target.name} {port}/{protocol} {way}"
+
+    def judge(self, answer):
+        """What the answer to the question means."""
+        return "passed" if answer == self.hostname else f"answered by '{answer}'"
 
     def right(self, result):
         return result == ("passed" if self.expected else "timed out")
@@ -177,10 +183,10 @@ class Attempt:
                 e = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if e:
                     return self.end(os.strerror(e))
-                if self.check.hostname is None:
+                if self.check.question is None:
                     return self.end("passed")
                 tcp = self.check.protocol == "TCP"
-                self.sock.send(b"GET /hostname HTTP/1.0\r\n\r\n" if tcp else b"hostname\n")
+                self.sock.send((f"GET /{self.check.question} HTTP/1.0\r\n\r\n" if tcp else f"{self.check.question}\n").encode())
                 self.asked = True
                 return None
             data = self.sock.recv(4096)
@@ -191,8 +197,7 @@ class Attempt:
         self.read += data
         if data and self.check.protocol == "TCP":
             return None
-        who = self.read.split(b"\r\n\r\n")[-1].decode(errors="replace").strip()
-        return self.end("passed" if who == self.check.hostname else f"answered by '{who}'")
+        return self.end(self.check.judge(self.read.split(b"\r\n\r\n")[-1].decode(errors="replace").strip()))
 
 
 def enter(fd):
@@ -313,10 +318,14 @@ def check(checks, fds, within, log):
     start = time.monotonic()
     asked = start
     results = once(checks, fds)
-    while not all(map(Check.right, checks, results)) and time.monotonic() - start < within:
+
+    def all_right():
+        return all(c.right(r) for c, r in zip(checks, results))
+
+    while not all_right() and time.monotonic() - start < within:
         asked = time.monotonic()
         results = once(checks, fds)
-    if within and all(map(Check.right, checks, results)):
+    if within and all_right():
         print(f"      in force after {asked - start:.1f} s at most")
         results = once(checks, fds)
     return report(checks, [(c.right(r), r) for c, r in zip(checks, results)], log)
@@ -378,4 +387,5 @@ def main():
     sys.exit(watch(checks, fds, args.every, args.log))
 
 
-main()
+if __name__ == "__main__":
+    main()

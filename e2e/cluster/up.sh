@@ -94,9 +94,32 @@ up_node_net() {
         # the fabric is all there is beyond the nodes: it forwards nothing
         in_ns "$n" ip "-$f" route add default via "$(fabric_ip "$f")"
         in_ns fabric ip "-$f" route add "$(node_pods "$n" "$f")" via "$(node_ip "$n" "$f")"
-        # (the real node-local cache has a dummy device for it)
-        [[ $DNS != nodelocal ]] || in_ns "$n" ip addr add "$(local_dns "$f")/$(pick "$f" 32 128)" dev lo
+        # (the real node-local cache has a dummy device for them)
+        [[ $DNS != nodelocal ]] || for a in "$(local_dns "$f")" "$(svc_ip 10 "$f")"; do
+            in_ns "$n" ip addr add "$a/$(pick "$f" 32 128)" dev lo
+        done
     done
+    [[ $DNS != nodelocal ]] || up_untracked "$n"
+}
+
+# What pods ask the node-local cache is not tracked, and so not translated, though kube-proxy would.
+up_untracked() {
+    local f ip addresses
+    {
+        echo 'table inet node-local-dns {'
+        echo '    chain asked { type filter hook prerouting priority raw; jump cache; }'
+        echo '    chain answered { type filter hook output priority raw; jump cache; }'
+        echo '    chain cache {'
+        for f in $(fams); do
+            ip=$(pick "$f" ip ip6) addresses="{ $(local_dns "$f"), $(svc_ip 10 "$f") }"
+            for p in udp tcp; do
+                echo "        $ip daddr $addresses $p dport 53 counter notrack"
+                echo "        $ip saddr $addresses $p sport 53 counter notrack"
+            done
+        done
+        echo '    }'
+        echo '}'
+    } | in_ns "$1" nft -f -
 }
 
 up_containerd() {
@@ -197,7 +220,7 @@ done
 ! alive "$RUN/fabric/init.pid" || die "already up: run down.sh"
 t0=$SECONDS
 rm -rf "$RUN"; mkdir -p "$RUN"
-echo "$NODES" > "$RUN/nodes"; echo "$IP_FAMILY" > "$RUN/family"; echo "$DNS" > "$RUN/dns"
+echo "$NODES" > "$RUN/nodes"; echo "$IP_FAMILY" > "$RUN/family"; echo "$DNS" > "$RUN/dns"; echo "$PROXY_MODE" > "$RUN/proxy"
 "$HERE/pki.sh"
 up_cgroups
 up_fabric

@@ -13,6 +13,7 @@
 //! Rules stay when the agent ends; [`kernel::cleanup`] removes them.
 
 pub mod bridge;
+pub mod bypass;
 pub mod enforce;
 pub mod kernel;
 pub mod links;

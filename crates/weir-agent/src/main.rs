@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use weir_agent::run::{Options, Source};
 use weir_agent::{kernel, run};
+use weir_compiler::flow::PodToOwnNode;
 use weir_dataplane::Settings;
 
 /// Enforces NetworkPolicy on the pods of one node.
@@ -53,6 +54,10 @@ struct Enforce {
     /// a port of a bridge that known pods are behind.
     #[arg(long, value_name = "WHAT", default_value = "allow")]
     unknown_pods: UnknownPods,
+    /// What egress policies of pods mean for this node itself: enforce, or allow (a pod then always reaches its
+    /// own node: kubelet, host-network pods, a DNS cache on the node).
+    #[arg(long, value_name = "enforce|allow", default_value_t)]
+    pod_to_own_node: PodToOwnNode,
     /// Where the container runtime keeps what CNI plugins told it of pods' interfaces. Read if it is there, to
     /// know the ports of bridged pods for sure.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/cni/results")]
@@ -90,8 +95,16 @@ fn start(cli: Cli) -> Result<()> {
         println!("removed Weir's tables; no policy is enforced on this node now");
         return Ok(());
     }
-    let Enforce { node, manifests, kubeconfig, context, source_guard, unknown_pods, cni_results } =
-        cli.enforce;
+    let Enforce {
+        node,
+        manifests,
+        kubeconfig,
+        context,
+        source_guard,
+        unknown_pods,
+        pod_to_own_node,
+        cni_results,
+    } = cli.enforce;
     let source = match manifests {
         Some(folder) => Source::Manifests(folder),
         None => Source::Cluster(weir_source::cluster::Options { kubeconfig, context }),
@@ -99,6 +112,7 @@ fn start(cli: Cli) -> Result<()> {
     let settings = Settings {
         source_guard: source_guard == Switch::On,
         close_unknown: unknown_pods == UnknownPods::Deny,
+        own_node: pod_to_own_node,
         ..Settings::default()
     };
     let options = Options { node: node.unwrap_or_default(), source, settings, cni_results };

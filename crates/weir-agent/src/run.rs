@@ -18,9 +18,10 @@ use weir_nft::Listener;
 use weir_source::Update;
 
 use crate::bridge;
+use crate::bypass;
 use crate::enforce::enforce;
 use crate::kernel::{Done, Error, Kernel};
-use crate::links::Watcher;
+use crate::links::{LinkTable, Watcher};
 use crate::ports::Finder;
 
 /// Where the objects come from.
@@ -88,6 +89,7 @@ pub async fn run(options: Options) -> Result<()> {
             changed = links.changed() => {
                 changed.context("cannot follow links and routes any more")?;
                 agent.attach = true;
+                agent.report_bypass(links.table());
             }
             ready = listener.readable_mut() => {
                 let mut ready = ready.context("cannot wait for changes of the ruleset")?;
@@ -101,6 +103,7 @@ pub async fn run(options: Options) -> Result<()> {
             _ = comparison.tick() => {
                 agent.kernel.doubt();
                 agent.reopen();
+                agent.report_bypass(links.table());
             }
             () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {}
             () = tokio::time::sleep(look.unwrap_or_default()), if look.is_some() => agent.attach = true,
@@ -153,6 +156,8 @@ struct Agent {
     unfiltered: BTreeSet<String>,
     /// Policies of which the kernel refuses something.
     closed: BTreeSet<ObjectKey>,
+    /// What has been said of what takes packets past the rules.
+    bypass: BTreeSet<&'static str>,
     /// The last error, so that it is said once and not at each attempt.
     failing: Option<String>,
 }
@@ -173,6 +178,7 @@ impl Agent {
             problems: BTreeMap::new(),
             unfiltered: BTreeSet::new(),
             closed: BTreeSet::new(),
+            bypass: BTreeSet::new(),
             failing: None,
         }
     }
@@ -302,6 +308,15 @@ impl Agent {
             }
             possible
         })
+    }
+
+    /// Once for each, however often it comes and goes.
+    fn report_bypass(&mut self, links: &LinkTable) {
+        for (what, warning) in bypass::seen(links) {
+            if self.bypass.insert(what) {
+                tracing::warn!("{warning}");
+            }
+        }
     }
 
     fn report_bridges(&mut self, attachments: &Attachments) {

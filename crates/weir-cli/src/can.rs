@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use weir_compiler::flow::PodToOwnNode;
 
 use crate::cluster::Cluster;
 use crate::judge::Pair;
@@ -19,8 +20,9 @@ use crate::{all, json, ports, tree};
 /// that come nearest to allowing it. Both ends must let a connection pass, in every address family that
 /// both pods have.
 ///
-/// PORT is that of the container, behind Services: a number, or the name of a port of the pod TO. PROTOCOL
-/// is TCP (the default), UDP or SCTP. Without a port the question is "at any port": the answer lists which
+/// TO is a pod, or an address, as that of a DNS cache on the pod's node; in brackets if it is IPv6 and a
+/// port follows. PORT is that of the container, behind Services: a number, or the name of a port of the pod
+/// TO. PROTOCOL is TCP (the default), UDP or SCTP. Without a port the question is "at any port": the answer lists which
 /// ports pass, and it is yes if any does.
 ///
 /// Policies are not asked for a pod in its node's network (hostNetwork), for a node to its own pods, for a
@@ -31,13 +33,14 @@ Examples:
   weir can shop/web-0 shop/db-0:5432 -f manifests/
   weir can web-0 db-0:postgres -n shop -f cluster.yaml -f policies.yaml
   weir can shop/web-0 shop/db-0 -f manifests/           # which ports?
+  weir can shop/web-0 169.254.20.10:53/UDP -f manifests/
   weir can --all --port 80/TCP -f manifests/ -o json    # every pair of pods
 
 Exit code: 0 allowed (with --all: answered), 1 denied, 2 no answer: a wrong name, a file that is not there.
 
 -o json of one question: {from, to, port, protocol, allowed, families: {IPv4, IPv6}, egress, ingress, notes};
-egress and ingress are {verdict: allowed|denied, reason: clause|noClause|notIsolated|hostNetwork|ownNode|itself,
-isolatedBy, clause, nearestMisses}; a clause is {policy, rule, peer, port, path, portPath, file, line}, a miss
+egress and ingress are {verdict: allowed|denied, reason: clause|noClause|notIsolated|hostNetwork|ownNode|toOwnNode|
+noPod|itself, isolatedBy, clause, nearestMisses}; a clause is {policy, rule, peer, port, path, portPath, file, line}, a miss
 has peerMatches and portMatches besides. Without a port: {from, to, allowed, ports, notes}; ports is a list of
 {protocol, first, last, allowed, families, egress, ingress}. With --all: a list of {from, to, port, protocol,
 allowed}, and families where they differ.")]
@@ -45,7 +48,7 @@ pub(crate) struct Can {
     /// The pod that opens the connection
     #[arg(value_name = "FROM", required_unless_present = "all")]
     from: Option<String>,
-    /// The pod that is called, and its port
+    /// The pod or the address that is called, and its port
     #[arg(value_name = "TO[:PORT[/PROTOCOL]]", required_unless_present = "all")]
     to: Option<String>,
     /// Manifests: Namespaces, Pods, NetworkPolicies (may be repeated; folders with all below them)
@@ -60,6 +63,9 @@ pub(crate) struct Can {
     /// With --all: only this port (may be repeated) [default: those that policies and pods name, and one other]
     #[arg(long = "port", value_name = "PORT[/PROTOCOL]", requires = "all")]
     ports: Vec<Port>,
+    /// What the nodes' agents were told of pods that call their own node (weir-agent has the same flag)
+    #[arg(long, value_name = "enforce|allow", default_value_t)]
+    pod_to_own_node: PodToOwnNode,
     /// What to print
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
@@ -77,7 +83,8 @@ impl Can {
     /// # Errors
     /// There is no answer: names or files are wrong.
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        let cluster = Cluster::load(&self.files)?;
+        let mut cluster = Cluster::load(&self.files)?;
+        cluster.own_node = self.pod_to_own_node;
         cluster.tell();
         let as_json = self.output == Output::Json;
         let mut out = BufWriter::new(std::io::stdout().lock());
@@ -89,13 +96,17 @@ impl Can {
         };
         let (to, port) = names::split(to);
         // both names are looked up before the first is complained about
-        let (from, to) = match (self.pod(&cluster, from), self.pod(&cluster, to)) {
+        let address = names::address(to);
+        let to = if address.is_none() { self.pod(&cluster, to).map(Some) } else { Ok(None) };
+        let (from, to) = match (self.pod(&cluster, from), to) {
             (Err(one), Err(other)) => {
                 error(&format!("{one:#}"));
                 return Err(other);
             }
             (from, to) => (from?, to?),
         };
+        let at = address.map(|address| cluster.at(address, from));
+        let Some(to) = to.or(at.as_ref()) else { unreachable!("it is a pod or an address") };
         let pair = Pair::new(&cluster, from, to)?;
         let allowed = match port {
             Some(port) => {
@@ -121,7 +132,7 @@ impl Can {
             }
         };
         out.flush()?;
-        pair.notes().iter().for_each(|n| note("note", n));
+        pair.notes(allowed).iter().for_each(|n| note("note", n));
         Ok(ExitCode::from(u8::from(!allowed)))
     }
 

@@ -109,7 +109,13 @@ pub(crate) fn why_not_peer(pair: &Pair<'_>, family: &InFamily, clause: &ClauseRe
         if state.stand_in {
             return format!("{} has no address in the manifests", peer.key);
         }
+        if state.bare_address {
+            return String::new();
+        }
         return format!("{} has {}", peer.key, family.peer(clause.direction));
+    }
+    if state.bare_address {
+        return format!("no pod has {}, and selectors match pods only (N25)", family.peer(clause.direction));
     }
     if peer.host_network {
         return format!("{} is in its node's network, where selectors match nobody (N70)", peer.key);
@@ -199,6 +205,16 @@ pub(crate) fn hint(pair: &Pair<'_>, miss: &Miss) -> Option<String> {
         let peer = pair.peer(miss.clause.direction);
         let (has, needs) = unmatched(pair, &miss.clause);
         // as many needs as complaints: labels are all that is missing
+        if peer.bare_address && written_peer(pair, &miss.clause).is_some() {
+            let address = peer.addresses[0];
+            let block = if address.is_ipv4() { format!("{address}/32") } else { format!("{address}/128") };
+            let (policy, rule) = (&miss.clause.policy, miss.clause.rule);
+            let field = peers_field(miss.clause.direction);
+            return Some(format!(
+                "ipBlock {block} in {}[{rule}].{field} of {policy}",
+                miss.clause.direction.as_str()
+            ));
+        }
         if !peer.pod.host_network && !needs.is_empty() && has.len() == needs.len() {
             return Some(needs.join(" and "));
         }

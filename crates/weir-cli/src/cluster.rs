@@ -5,12 +5,12 @@
 //! knows it from the pods.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use weir_compiler::cidr::CidrSet;
-use weir_compiler::flow::End;
+use weir_compiler::flow::{End, PodToOwnNode};
 use weir_compiler::object::{Event, Labels, ObjectKey, Pod, Policy};
 use weir_compiler::policy::{Effect, PeerClause, PolicyClauses, ReadPolicy, namespace_labels};
 use weir_compiler::slice::NodeSlice;
@@ -21,6 +21,9 @@ use crate::addresses::StandIns;
 
 /// The node on which all pods are compiled.
 const NODE: &str = "all";
+
+/// Where NodeLocal DNSCache listens on every node, unless it was told otherwise.
+pub(crate) const NODE_LOCAL_DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10));
 
 /// How many names are listed in a note.
 const NAMED: usize = 10;
@@ -35,6 +38,15 @@ pub(crate) struct PodState {
     pub(crate) stand_in: bool,
     /// Why nothing can be said of it.
     pub(crate) out: Option<String>,
+    /// No pod at all, but an address that none of them has: a machine, a node, or something on a node.
+    pub(crate) bare_address: bool,
+}
+
+impl PodState {
+    /// As people call it: `NAMESPACE/NAME`, or the address.
+    pub(crate) fn name(&self) -> String {
+        if self.bare_address { self.addresses[0].to_string() } else { self.pod.key.to_string() }
+    }
 }
 
 /// All of the manifests.
@@ -49,6 +61,8 @@ pub(crate) struct Cluster {
     /// Policies of which the source of the manifests had to complain.
     complained: BTreeSet<ObjectKey>,
     pub(crate) slice: NodeSlice,
+    /// What agents were told of pods that call their own node.
+    pub(crate) own_node: PodToOwnNode,
     /// What is wrong with the manifests, for standard error.
     pub(crate) warnings: Vec<String>,
     /// What was assumed.
@@ -81,6 +95,7 @@ impl Cluster {
             closed: BTreeSet::new(),
             complained: complained.map(|id| id.key.clone()).collect(),
             slice: NodeSlice::default(),
+            own_node: PodToOwnNode::default(),
             warnings,
             notes: Vec::new(),
         };
@@ -184,8 +199,41 @@ impl Cluster {
             } else {
                 None
             };
-            self.pods.insert(pod.key.clone(), PodState { pod, addresses, stand_in, out });
+            self.pods
+                .insert(pod.key.clone(), PodState { pod, addresses, stand_in, out, bare_address: false });
         }
+    }
+
+    /// Whose an address is, seen from a pod: another's, or nobody's. Of that one it is the only address here.
+    pub(crate) fn at(&self, address: IpAddr, from: &PodState) -> PodState {
+        let here = |p: &&PodState| p.out.is_none() && !p.stand_in && p.addresses.contains(&address);
+        // where several have it, it is their node's: best, the asking pod's own
+        let all = || self.pods.values().filter(here);
+        let own = all().find(|p| p.pod.node.is_some() && p.pod.node == from.pod.node);
+        if let Some(state) = own.or_else(|| all().next()) {
+            let pod = state.pod.clone();
+            return PodState {
+                pod,
+                addresses: vec![address],
+                stand_in: false,
+                out: None,
+                bare_address: false,
+            };
+        }
+        let node = if address == NODE_LOCAL_DNS { from.pod.node.clone() } else { None };
+        let pod = Pod {
+            key: ObjectKey::new("", address.to_string()),
+            uid: String::new(),
+            labels: Labels::new(),
+            node,
+            ips: vec![address],
+            host_network: true,
+            finished: false,
+            terminating: false,
+            created: 0,
+            ports: Vec::new(),
+        };
+        PodState { pod, addresses: vec![address], stand_in: false, out: None, bare_address: true }
     }
 
     /// The pod as an end of a flow.

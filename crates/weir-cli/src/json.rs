@@ -88,20 +88,21 @@ struct Miss {
 pub(crate) fn one(pair: &Pair<'_>, port: Port, judgement: &Judgement) -> One {
     let family = judgement.deciding();
     One {
-        from: pair.from.pod.key.to_string(),
-        to: pair.to.pod.key.to_string(),
+        from: pair.from.name(),
+        to: pair.to.name(),
         port: port.number,
         protocol: port.protocol,
         allowed: judgement.allowed(),
         families: families(judgement),
         egress: side(pair, port, family, Direction::Egress),
         ingress: side(pair, port, family, Direction::Ingress),
-        notes: pair.notes(),
+        notes: pair.notes(judgement.allowed()),
     }
 }
 
 /// About all ports.
 pub(crate) fn all(pair: &Pair<'_>, ranges: &[Range]) -> All {
+    let allowed = ranges.iter().any(|r| r.judgement.allowed());
     let ports = ranges.iter().map(|range| {
         let family = range.judgement.deciding();
         let port = Port { number: range.first, protocol: range.protocol };
@@ -116,11 +117,11 @@ pub(crate) fn all(pair: &Pair<'_>, ranges: &[Range]) -> All {
         }
     });
     All {
-        from: pair.from.pod.key.to_string(),
-        to: pair.to.pod.key.to_string(),
-        allowed: ranges.iter().any(|r| r.judgement.allowed()),
+        from: pair.from.name(),
+        to: pair.to.name(),
+        allowed,
         ports: ports.collect(),
-        notes: pair.notes(),
+        notes: pair.notes(allowed),
     }
 }
 
@@ -140,8 +141,10 @@ fn side(pair: &Pair<'_>, port: Port, family: &InFamily, direction: Direction) ->
     };
     match answer {
         Answer::Exempt(Exempt::Itself) => side.reason = "itself",
+        Answer::Exempt(Exempt::HostNetwork) if pair.subject(direction).bare_address => side.reason = "noPod",
         Answer::Exempt(Exempt::HostNetwork) => side.reason = "hostNetwork",
         Answer::Exempt(Exempt::OwnNode) => side.reason = "ownNode",
+        Answer::Exempt(Exempt::ToOwnNode) => side.reason = "toOwnNode",
         Answer::Policy(verdict) => match &verdict.reason {
             Reason::NotIsolated | Reason::NoSuchPod => {}
             Reason::Itself => side.reason = "itself",

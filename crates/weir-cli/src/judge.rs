@@ -8,7 +8,7 @@ use weir_compiler::policy::PeerClause;
 use weir_compiler::ports::L4;
 use weir_compiler::slice::Direction;
 
-use crate::cluster::{Cluster, PodState, is_choice};
+use crate::cluster::{Cluster, NODE_LOCAL_DNS, PodState, is_choice};
 use crate::names::Port;
 
 /// Two pods, and the addresses by which one reaches the other.
@@ -79,7 +79,7 @@ impl<'a> Pair<'a> {
         let addresses: Vec<_> = [true, false].into_iter().filter_map(common).collect();
         if addresses.is_empty() {
             let family = |pod: &PodState| if pod.addresses[0].is_ipv4() { "IPv4" } else { "IPv6" };
-            let (a, b) = (&from.pod.key, &to.pod.key);
+            let (a, b) = (from.name(), to.name());
             bail!("{a} has {} only and {b} {} only: no packet gets there", family(from), family(to));
         }
         Ok(Pair { cluster, from, to, addresses })
@@ -92,7 +92,7 @@ impl<'a> Pair<'a> {
         let in_family = |&(source, destination): &(IpAddr, IpAddr)| InFamily {
             source,
             destination,
-            flow: Flow::judge(from, to, source, destination, l4),
+            flow: Flow::judge_on(self.cluster.own_node, from, to, source, destination, l4),
         };
         Judgement(self.addresses.iter().map(in_family).collect())
     }
@@ -114,8 +114,11 @@ impl<'a> Pair<'a> {
     }
 
     /// What the reader should know of this pair besides the answer.
-    pub(crate) fn notes(&self) -> Vec<String> {
+    pub(crate) fn notes(&self, allowed: bool) -> Vec<String> {
         let mut notes = Vec::new();
+        if self.to.bare_address && !allowed {
+            notes.push(self.about_address());
+        }
         for direction in [Direction::Egress, Direction::Ingress] {
             let (subject, peer) = (self.subject(direction), self.peer(direction));
             if peer.stand_in && self.has_blocks(subject, direction) {
@@ -137,6 +140,25 @@ impl<'a> Pair<'a> {
             ));
         }
         notes
+    }
+
+    /// Why rules that seem to allow an address do not.
+    fn about_address(&self) -> String {
+        let address = self.to.addresses[0];
+        let block = if address.is_ipv4() { format!("{address}/32") } else { format!("{address}/128") };
+        if address == NODE_LOCAL_DNS {
+            return format!(
+                "{address} is where a node-local DNS cache listens: a process of the pod's own node, which no selector \
+                 matches, that of kube-dns neither, and queries to it are not translated (U6); allow it with \
+                 ipBlock {block} beside the selector, and the same for the ClusterIP of kube-dns if the cache listens \
+                 there, too; or run the agents with --pod-to-own-node=allow"
+            );
+        }
+        format!(
+            "no pod of the manifests has {address}, and selectors match pods only; behind a Service, policies see the \
+             pod's address and not the Service's, so ask for a pod of it (U8); but where a DNS cache on the node \
+             listens on the ClusterIP of kube-dns, policies see that: it needs ipBlock {block} (U6)"
+        )
     }
 
     /// Whether policies that select the pod have `ipBlock` peers that not every address is in.

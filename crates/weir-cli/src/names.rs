@@ -1,5 +1,6 @@
 //! Which pods and port a question means.
 
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use anyhow::{Result, anyhow, bail};
@@ -37,16 +38,29 @@ fn port_and_protocol(text: &str) -> Result<(&str, Option<Protocol>)> {
     }
 }
 
-/// `NS/NAME[:PORT[/PROTOCOL]]`, taken apart: a pod has no colon in its name.
+/// `NS/NAME[:PORT[/PROTOCOL]]`, taken apart: a pod has no colon in its name. An address may have: it is in
+/// brackets then, or it is all there is.
 pub(crate) fn split(text: &str) -> (&str, Option<&str>) {
+    if address(text).is_some() {
+        return (text, None);
+    }
+    if let Some((name, port)) = text.rsplit_once("]:") {
+        return (&text[..=name.len()], Some(port));
+    }
     text.split_once(':').map_or((text, None), |(pod, port)| (pod, Some(port)))
+}
+
+/// The address that is meant, in brackets or not, if it is one.
+pub(crate) fn address(text: &str) -> Option<IpAddr> {
+    let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+    inner.parse().ok()
 }
 
 /// The port that is meant: a number, or a name of one of the pod's ports.
 pub(crate) fn port(text: &str, of: &PodState) -> Result<Port> {
     let (port, protocol) = port_and_protocol(text)?;
     if port.is_empty() {
-        bail!("there is no port after the colon of {}:", of.pod.key);
+        bail!("there is no port after the colon of {}:", of.name());
     }
     if port.bytes().all(|b| b.is_ascii_digit()) {
         return text.parse();
@@ -59,9 +73,9 @@ pub(crate) fn port(text: &str, of: &PodState) -> Result<Port> {
             let known: Vec<String> =
                 of.pod.ports.iter().map(|p| format!("{} ({}/{})", p.name, p.port, p.protocol)).collect();
             let known = if known.is_empty() { "none has a name".to_owned() } else { known.join(", ") };
-            bail!("{} has no port named {port:?}; its ports: {known}", of.pod.key)
+            bail!("{} has no port named {port:?}; its ports: {known}", of.name())
         }
-        _ => bail!("{} has several ports named {port:?}: say which by its number", of.pod.key),
+        _ => bail!("{} has several ports named {port:?}: say which by its number", of.name()),
     }
 }
 
@@ -128,5 +142,11 @@ mod tests {
     fn a_question_is_taken_apart_at_its_colon() {
         assert_eq!(split("shop/db:5432/TCP"), ("shop/db", Some("5432/TCP")));
         assert_eq!(split("db"), ("db", None));
+        assert_eq!(split("10.0.0.1:53/UDP"), ("10.0.0.1", Some("53/UDP")));
+        assert_eq!(split("[fd00::1]:53/UDP"), ("[fd00::1]", Some("53/UDP")));
+        assert_eq!(split("fd00::1"), ("fd00::1", None));
+        assert_eq!(address("[fd00::1]"), address("fd00::1"));
+        assert_eq!(address("10.0.0.1"), "10.0.0.1".parse().ok());
+        assert_eq!(address("db"), None);
     }
 }

@@ -44,12 +44,12 @@ struct Said {
 }
 
 impl Said {
-    fn of(judgement: &Judgement) -> Said {
+    fn of(pair: &Pair<'_>, judgement: &Judgement) -> Said {
         let family = judgement.deciding();
         Said {
             allowed: judgement.allowed(),
             family: judgement.is_mixed().then(|| family.name()),
-            sides: SIDES.map(|direction| summary(family.flow.answer(direction), direction)),
+            sides: SIDES.map(|direction| summary(pair, family.flow.answer(direction), direction)),
         }
     }
 }
@@ -59,7 +59,7 @@ pub(crate) fn all(pair: &Pair<'_>, ranges: &[Range], paint: Paint) -> String {
     let mut out = String::new();
     let mut groups: Vec<(Said, Vec<String>)> = Vec::new();
     for range in ranges {
-        let said = Said::of(&range.judgement);
+        let said = Said::of(pair, &range.judgement);
         match groups.iter_mut().find(|(other, _)| *other == said) {
             Some((_, names)) => names.push(range.to_string()),
             None => groups.push((said, vec![range.to_string()])),
@@ -81,7 +81,8 @@ pub(crate) fn all(pair: &Pair<'_>, ranges: &[Range], paint: Paint) -> String {
         }
     }
     if !(one_mind && allowed) {
-        let to = &pair.to.pod.key;
+        let to = pair.to.name();
+        let to = if to.contains("::") { format!("[{to}]") } else { to };
         let _ = writeln!(out, "  name a port for the clauses, as in {}", escape(&format!("{to}:80/TCP")));
     }
     out
@@ -89,7 +90,7 @@ pub(crate) fn all(pair: &Pair<'_>, ranges: &[Range], paint: Paint) -> String {
 
 fn head(out: &mut String, pair: &Pair<'_>, allowed: bool, ports: &str, paint: Paint) {
     let verdict = paint.verdict(allowed, word(allowed));
-    let (from, to) = (name(&pair.from.pod.key), name(&pair.to.pod.key));
+    let (from, to) = (escape(&pair.from.name()), escape(&pair.to.name()));
     let _ = writeln!(out, "{verdict}  {from} -> {to}  {ports}");
 }
 
@@ -107,22 +108,29 @@ fn name(key: &ObjectKey) -> String {
 
 /// Both ends, equally long.
 fn titles(pair: &Pair<'_>) -> [String; 2] {
-    let egress = format!("egress of {}", name(&pair.from.pod.key));
-    let ingress = format!("ingress of {}", name(&pair.to.pod.key));
+    let egress = format!("egress of {}", escape(&pair.from.name()));
+    let ingress = format!("ingress of {}", escape(&pair.to.name()));
     let width = egress.chars().count().max(ingress.chars().count());
     [format!("{egress:width$}"), format!("{ingress:width$}")]
 }
 
 /// What an end says, in one line.
-fn summary(answer: &Answer, direction: Direction) -> String {
+fn summary(pair: &Pair<'_>, answer: &Answer, direction: Direction) -> String {
     let side = direction.as_str();
     let verdict = match answer {
         Answer::Exempt(Exempt::Itself) => return "passes: a pod always reaches itself (N73)".into(),
+        Answer::Exempt(Exempt::HostNetwork) if pair.subject(direction).bare_address => {
+            return "passes: no pod of the manifests has this address, and policies select pods only".into();
+        }
         Answer::Exempt(Exempt::HostNetwork) => {
             return "passes: it is in its node's network, where policies select nobody (N70)".into();
         }
         Answer::Exempt(Exempt::OwnNode) => {
             return "passes: a node always reaches its own pods, whatever policies say (N71)".into();
+        }
+        Answer::Exempt(Exempt::ToOwnNode) => {
+            return "passes: pods may reach their own node, whatever policies say (--pod-to-own-node=allow)"
+                .into();
         }
         Answer::Policy(verdict) => verdict,
     };
@@ -160,7 +168,7 @@ struct Tree<'a> {
 impl Tree<'_> {
     fn side(&self, out: &mut String, direction: Direction, title: &str) {
         let answer = self.family.flow.answer(direction);
-        let _ = writeln!(out, "  {title}  {}", summary(answer, direction));
+        let _ = writeln!(out, "  {title}  {}", summary(self.pair, answer, direction));
         let Answer::Policy(verdict) = answer else { return };
         match &verdict.reason {
             Reason::Clause(clause) => {

@@ -213,3 +213,78 @@ status: {podIPs: [{ip: 10.1.0.9}]}
     );
     assert!(run.out.ends_with("    nearest: label team=red on namespace ops\n"), "{}", run.out);
 }
+
+/// A node-local DNS cache is a process of the node: to policy an address that no selector means.
+const DNS: &str = "
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: dns}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Egress]
+  egress:
+  - to:
+    - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}
+      podSelector: {matchLabels: {k8s-app: kube-dns}}
+    ports: [{port: 53, protocol: UDP}]
+";
+
+fn ask_with(policy: &str, args: &[&str]) -> common::Run {
+    let dir = folder(&format!("{CLUSTER}{policy}"));
+    weir(dir.path(), &[&["can", "shop/web"], args, &["-f", "m.yaml"]].concat())
+}
+
+#[test]
+fn u6_why_a_rule_for_kube_dns_does_not_open_the_node_local_cache() {
+    let denied = ask_with(DNS, &["169.254.20.10:53/UDP"]);
+    assert_eq!(
+        denied.out,
+        "\
+denied  shop/web -> 169.254.20.10  53/UDP
+  egress of shop/web        denied: isolated by shop/dns; no rule allows it
+    shop/dns  egress[0]  m.yaml:48
+      ✘ to[0]     namespaceSelector kubernetes.io/metadata.name=kube-system, podSelector k8s-app=kube-dns  no pod has 169.254.20.10, and selectors match pods only (N25)
+      ✔ ports[0]  53/UDP
+    nearest: ipBlock 169.254.20.10/32 in egress[0].to of shop/dns
+  ingress of 169.254.20.10  passes: no pod of the manifests has this address, and policies select pods only
+"
+    );
+    assert!(denied.err.contains("a process of the pod's own node, which no selector matches"), "{denied:?}");
+    assert!(denied.err.contains("allow it with ipBlock 169.254.20.10/32 beside the selector"), "{denied:?}");
+    assert_eq!(denied.code, Some(1));
+
+    // what it says helps
+    let fixed = DNS.replace("  - to:\n", "  - to:\n    - ipBlock: {cidr: 169.254.20.10/32}\n");
+    assert_ne!(fixed, DNS);
+    let allowed = ask_with(&fixed, &["169.254.20.10:53/UDP"]);
+    assert_eq!((allowed.code, allowed.err.contains("node-local")), (Some(0), false), "{allowed:?}");
+    assert_eq!(ask_with(&fixed, &["169.254.20.10:53/TCP"]).code, Some(1), "the port still counts");
+    let relaxed = ask_with(DNS, &["169.254.20.10:53/UDP", "--pod-to-own-node", "allow"]);
+    assert!(relaxed.out.contains("passes: pods may reach their own node"), "{relaxed:?}");
+    assert_eq!(relaxed.code, Some(0));
+}
+
+#[test]
+fn u8_an_address_is_that_of_its_pod_or_of_nobody() {
+    // the ClusterIP of kube-dns, say
+    let nobodys = ask_with(DNS, &["10.96.0.10:53/UDP", "-o", "json"]);
+    let json = nobodys.json();
+    assert_eq!((&json["to"], &json["ingress"]["reason"]), (&"10.96.0.10".into(), &"noPod".into()));
+    assert!(json["notes"][0].as_str().is_some_and(|n| n.contains("ipBlock 10.96.0.10/32")), "{json}");
+    let everywhere = ["10.96.0.10:53/UDP", "--pod-to-own-node", "allow"];
+    assert_eq!(ask_with(DNS, &everywhere).code, Some(1), "nobody says that it is on the pod's node");
+    let v6 = ask_with(DNS, &["[fd00::9]:53/UDP", "-o", "json"]).json();
+    assert_eq!((&v6["to"], &v6["families"]), (&"fd00::9".into(), &serde_json::json!({"IPv6": false})));
+
+    // of both addresses of shop/db, the one that was asked about
+    let pods = ask_with("", &["[fd00::2]:5432", "-o", "json"]).json();
+    assert_eq!((&pods["to"], &pods["families"]), (&"shop/db".into(), &serde_json::json!({"IPv6": true})));
+    let pods = ask_with("", &["10.0.0.2:5432", "-o", "json"]).json();
+    assert_eq!(pods["families"], serde_json::json!({"IPv4": false}));
+    // its own node's, and another's
+    let own = ["172.16.0.1:10250", "--pod-to-own-node", "allow"];
+    assert_eq!(ask_with(DNS, &own).code, Some(0));
+    assert_eq!(ask_with(DNS, &own[..1]).code, Some(1));
+    assert_eq!(ask_with(DNS, &["172.16.0.2:10250", own[1], own[2]]).code, Some(1));
+}

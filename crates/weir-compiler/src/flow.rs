@@ -9,7 +9,9 @@
 //! a pod to itself, the host's network, and a node to its own pods. Always about a new connection:
 //! replies and related ICMP errors pass anyway (N90, N93).
 
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use crate::object::ObjectKey;
 use crate::ports::L4;
@@ -29,6 +31,39 @@ pub struct End<'a> {
     pub slice: &'a NodeSlice,
 }
 
+/// What egress policies of a pod mean for the pod's own node: its kubelet, its host-network pods, a DNS
+/// cache that listens on it (U6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PodToOwnNode {
+    /// The same as for everything else.
+    #[default]
+    Enforce,
+    /// Nothing: a pod always reaches its own node.
+    Allow,
+}
+
+impl FromStr for PodToOwnNode {
+    type Err = String;
+
+    /// `enforce` or `allow`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "enforce" => Ok(PodToOwnNode::Enforce),
+            "allow" => Ok(PodToOwnNode::Allow),
+            _ => Err("it is enforce or allow".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for PodToOwnNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PodToOwnNode::Enforce => "enforce",
+            PodToOwnNode::Allow => "allow",
+        })
+    }
+}
+
 /// Why no policy is asked at an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exempt {
@@ -38,6 +73,8 @@ pub enum Exempt {
     HostNetwork,
     /// The other end is this pod's own node, which always reaches it (N71, U5).
     OwnNode,
+    /// The other end is this pod's own node, and pods may reach theirs ([`PodToOwnNode::Allow`], U6).
+    ToOwnNode,
 }
 
 /// What one end says.
@@ -72,18 +109,33 @@ impl Flow {
     /// Asks both ends about a connection from `source`, an address of `from`, to `destination`, an
     /// address of `to`. `l4` has the destination's port (N52).
     pub fn judge(from: End<'_>, to: End<'_>, source: IpAddr, destination: IpAddr, l4: L4) -> Flow {
+        Flow::judge_on(PodToOwnNode::Enforce, from, to, source, destination, l4)
+    }
+
+    /// [`Flow::judge`] on nodes whose agents were told what to make of a pod to its own node.
+    pub fn judge_on(
+        own_node: PodToOwnNode,
+        from: End<'_>,
+        to: End<'_>,
+        source: IpAddr,
+        destination: IpAddr,
+        l4: L4,
+    ) -> Flow {
         if from.key == to.key {
             return Flow { egress: Answer::Exempt(Exempt::Itself), ingress: Answer::Exempt(Exempt::Itself) };
         }
+        let one_node = from.node.is_some() && from.node == to.node;
         let egress = if from.host_network {
             Answer::Exempt(Exempt::HostNetwork)
+        } else if own_node == PodToOwnNode::Allow && to.host_network && one_node {
+            Answer::Exempt(Exempt::ToOwnNode)
         } else {
             // also to its own node (U6)
             Answer::Policy(from.slice.verdict(from.key, Direction::Egress, destination, l4))
         };
         let ingress = if to.host_network {
             Answer::Exempt(Exempt::HostNetwork)
-        } else if from.host_network && from.node.is_some() && from.node == to.node {
+        } else if from.host_network && one_node {
             Answer::Exempt(Exempt::OwnNode)
         } else {
             Answer::Policy(to.slice.verdict(to.key, Direction::Ingress, source, l4))
@@ -149,13 +201,21 @@ mod tests {
         }
 
         fn ask(&self, from: usize, to: usize) -> (bool, bool) {
+            self.ask_on(PodToOwnNode::Enforce, from, to)
+        }
+
+        fn ask_on(&self, own_node: PodToOwnNode, from: usize, to: usize) -> (bool, bool) {
             let end = |i: usize| {
                 let pod = &self.0[i];
                 let node = pod.node.as_deref();
                 let slice = &self.1[usize::from(node == Some("2"))];
                 End { key: &pod.key, node, host_network: pod.host_network, slice }
             };
-            let flow = Flow::judge(end(from), end(to), self.0[from].ips[0], self.0[to].ips[0], PORT);
+            let (source, destination) = (self.0[from].ips[0], self.0[to].ips[0]);
+            let flow = Flow::judge_on(own_node, end(from), end(to), source, destination, PORT);
+            if own_node == PodToOwnNode::default() {
+                assert_eq!(flow, Flow::judge(end(from), end(to), source, destination, PORT));
+            }
             assert_eq!(flow.allowed(), flow.egress.allowed() && flow.ingress.allowed());
             (flow.egress.allowed(), flow.ingress.allowed())
         }
@@ -193,6 +253,16 @@ mod tests {
         assert_eq!(world.ask(H, A), (true, true));
         assert_eq!(world.ask(A, H), (false, true));
         assert_eq!(world.ask(H, B), (true, false), "other nodes are not exempt");
+    }
+
+    #[test]
+    fn u6_a_pod_may_be_let_to_its_own_node_and_to_nothing_else() {
+        let world = World::new();
+        assert_eq!(world.ask_on(PodToOwnNode::Allow, A, H), (true, true));
+        for (from, to) in [(A, I), (A, B), (A, OPEN), (H, B), (B, H)] {
+            assert_eq!(world.ask_on(PodToOwnNode::Allow, from, to), world.ask(from, to), "{from} to {to}");
+        }
+        assert!(!world.ask(A, I).0 && !world.ask(B, H).0, "other nodes are closed either way");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use weir_compiler::flow::PodToOwnNode;
 use weir_compiler::object::ObjectKey;
 use weir_compiler::slice::{
     Change, Direction, NodeSlice, PortSetId, Profile, ProfileId, RulesetId, SlicePod,
@@ -81,11 +82,18 @@ pub struct Settings {
     pub source_guard: bool,
     /// What looks like a pod and is none that is known is closed (U11).
     pub close_unknown: bool,
+    /// What egress policies of pods mean for their own node (U6).
+    pub own_node: PodToOwnNode,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { costs: Costs::default(), source_guard: true, close_unknown: false }
+        Settings {
+            costs: Costs::default(),
+            source_guard: true,
+            close_unknown: false,
+            own_node: PodToOwnNode::default(),
+        }
     }
 }
 
@@ -130,7 +138,7 @@ impl Planner {
 
     /// The same, with what is not left to its default.
     pub fn with(settings: Settings) -> Self {
-        let mut table = empty_table();
+        let mut table = empty_table(settings.own_node);
         if settings.source_guard {
             guard::add_to(&mut table);
         }
@@ -415,7 +423,7 @@ pub(crate) fn comment(text: &str) -> String {
 }
 
 /// The table of a node without pods.
-fn empty_table() -> Table {
+fn empty_table(own_node: PodToOwnNode) -> Table {
     let mut sets = BTreeMap::new();
     let vmap = |key: &[Field]| SetDecl { data: Some(SetData::Verdict), ..decl(key) };
     let empty = |decl: SetDecl| Set { decl, elements: BTreeMap::new() };
@@ -448,8 +456,8 @@ fn empty_table() -> Table {
     }
     let hook = |point| Some(Hook { point, priority: 0 });
     // U6: from a pod to its own node. The other way, nothing: N71
-    let input =
-        Chain { hook: hook(HookPoint::Input), rules: first.iter().chain(&from_pod).cloned().collect() };
+    let judged = from_pod.iter().filter(|_| own_node == PodToOwnNode::Enforce);
+    let input = Chain { hook: hook(HookPoint::Input), rules: first.iter().chain(judged).cloned().collect() };
     for family in IpFamily::BOTH {
         first.push(Match::default().hairpin_in(family, &hairpin(family)).then(Verdict::Accept));
     }

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use common::costs::costs;
 use common::{Packet, passes};
 use proptest::prelude::*;
+use weir_compiler::flow::PodToOwnNode;
 use weir_compiler::object::{Event, ObjectKey, Pod, Protocol};
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::{Family, Op, Table};
@@ -181,6 +182,39 @@ fn u3_a_pod_reaches_itself_through_a_service() {
         // not another pod that borrows the address
         assert!(!passes(planner.table(), "forward", &packet("eth0", "10.0.0.1")));
         assert!(!passes(planner.table(), "forward", &packet(attachment.interface(), "10.0.0.2")));
+    }
+}
+
+/// U6: with `--pod-to-own-node=allow` the node's own addresses are open to its pods, and nothing else is.
+#[test]
+fn u6_a_node_may_be_open_to_its_own_pods() {
+    let pod = plain_pod(ObjectKey::new("a", "p"), "10.0.0.1");
+    let deny = weir_compiler::object::Policy {
+        namespace: "a".into(),
+        name: "deny".into(),
+        spec: weir_compiler::object::PolicySpec { policy_types: vec!["Egress".into()], ..Default::default() },
+    };
+    let mut compiler = Compiler::new(Scope::AllNodes);
+    compiler.apply([Event::Pod(pod), Event::Policy(deny)]);
+    for attachment in [Some(Attachment::Own("veth0".into())), Some(Attachment::Shared("cni0".into())), None] {
+        let packet = Packet {
+            iif: attachment.as_ref().map_or("eth0", Attachment::interface).into(),
+            oif: "eth0".into(),
+            source: "10.0.0.1".parse().unwrap(),
+            destination: "192.0.2.1".parse().unwrap(),
+            protocol: 6,
+            port: 10250,
+        };
+        let attachments: Attachments =
+            attachment.into_iter().map(|a| ("10.0.0.1".parse().unwrap(), a)).collect();
+        let hooks = |own_node| {
+            let mut planner = Planner::with(Settings { own_node, ..Settings::default() });
+            planner.update(&compiler.snapshot("n").changes);
+            planner.attach(attachments.clone());
+            ["input", "forward"].map(|hook| passes(planner.table(), hook, &packet))
+        };
+        assert_eq!(hooks(PodToOwnNode::Enforce), [false, false]);
+        assert_eq!(hooks(PodToOwnNode::Allow), [true, false]);
     }
 }
 

@@ -99,6 +99,11 @@ impl LinkTable {
         }
     }
 
+    /// Whether there is an interface of this name.
+    pub fn has_link(&self, name: &str) -> bool {
+        self.ports.values().any(|port| port.link.as_ref().is_some_and(|link| link.name == name))
+    }
+
     /// How this address is attached, judged by the routes alone: that its interface may belong to
     /// two pods of which neither is known here is for [`attachments`](LinkTable::attachments) to see.
     /// `None`: not on this node, or not yet.
