@@ -14,4 +14,5 @@
 pub mod bridge;
 pub mod kernel;
 pub mod links;
+pub mod revoke;
 pub mod run;

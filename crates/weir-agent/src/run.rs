@@ -14,12 +14,14 @@ use weir_compiler::slice::Change;
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::Family;
 use weir_dataplane::{Attachments, Planner, TABLE};
-use weir_nft::Listener;
+use weir_nft::conntrack::Conntrack;
+use weir_nft::{Listener, Nft};
 use weir_source::Update;
 
 use crate::bridge;
 use crate::kernel::{Done, Kernel};
 use crate::links::Watcher;
+use crate::revoke::{self, Revoker};
 
 /// Where the objects come from.
 #[derive(Debug, Clone)]
@@ -37,6 +39,11 @@ pub struct Options {
     pub node: String,
     /// Where the objects come from.
     pub source: Source,
+    /// What becomes of connections that a change forbids (U9); `None`: they stay.
+    pub revoke: Option<revoke::Options>,
+    /// Where conntrack was not in use before: how long TCP in mid-stream is judged by policies, and
+    /// not dropped (U27).
+    pub mid_stream_grace: Duration,
 }
 
 /// How often the kernel's table is compared with the plan although nothing says that it changed.
@@ -56,7 +63,14 @@ pub async fn run(options: Options) -> Result<()> {
     let mut links = Watcher::new().await?;
     let (sender, mut updates) = mpsc::channel(QUEUE);
     let mut source = start(options.source, sender)?;
-    let mut agent = Agent::new(options.node, kernel);
+    let grace = if never_enforced()? { options.mid_stream_grace } else { Duration::ZERO };
+    let mut grace_ends = (!grace.is_zero()).then(|| tokio::time::Instant::now() + grace);
+    let revoker = options.revoke.map(Revoker::open).transpose()?;
+    let planner = Planner::with(weir_dataplane::Options {
+        revoked_mark: options.revoke.map(|revoke| revoke.mark),
+        drop_mid_stream: grace_ends.is_none(),
+    });
+    let mut agent = Agent::new(options.node, kernel, planner, revoker);
     let mut comparison = tokio::time::interval(FULL_COMPARISON);
     comparison.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
 
@@ -92,12 +106,33 @@ pub async fn run(options: Options) -> Result<()> {
                 agent.kernel.doubt();
             }
             _ = comparison.tick() => agent.kernel.doubt(),
+            step = next(&mut agent.revoker) => agent.revoke(step, &links),
+            () = tokio::time::sleep_until(grace_ends.unwrap_or_else(tokio::time::Instant::now)), if grace_ends.is_some() => {
+                grace_ends = None;
+                agent.planner.drop_mid_stream();
+            }
             () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {}
         }
         agent.turn(&links);
     }
     tracing::info!("stopping; the rules stay in force (weir-agent cleanup removes them)");
     Ok(())
+}
+
+/// This is the first start here, and nothing has used conntrack: connections that exist have no entry (U27).
+fn never_enforced() -> Result<bool> {
+    if Nft::open()?.dump(Family::Inet, TABLE)?.is_some() {
+        return Ok(false);
+    }
+    // without ctnetlink nobody can say
+    Conntrack::open().map_or(Ok(false), |mut conntrack| Ok(conntrack.count()? == 0))
+}
+
+async fn next(revoker: &mut Option<Revoker>) -> revoke::Step {
+    match revoker {
+        Some(revoker) => revoker.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 #[allow(
@@ -127,6 +162,7 @@ struct Agent {
     compiler: Compiler,
     planner: Planner,
     kernel: Kernel,
+    revoker: Option<Revoker>,
     /// The source has delivered its first complete set. Before, the kernel is left as it is: what an
     /// earlier run put there is better than half of the policies.
     synced: bool,
@@ -141,12 +177,13 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(node: String, kernel: Kernel) -> Self {
+    fn new(node: String, kernel: Kernel, planner: Planner, revoker: Option<Revoker>) -> Self {
         Agent {
             compiler: Compiler::new(Scope::Node(node.clone())),
             node,
-            planner: Planner::new(),
+            planner,
             kernel,
+            revoker,
             synced: false,
             attach: false,
             ready: false,
@@ -169,6 +206,9 @@ impl Agent {
             }
         }
         let events = all.len();
+        if let Some(revoker) = &mut self.revoker {
+            revoker.events(self.planner.slice(), &all);
+        }
         let deltas = self.compiler.apply(all);
         for (policy, problems) in deltas.policies {
             self.report(policy, problems.unwrap_or_default());
@@ -176,6 +216,9 @@ impl Agent {
         for delta in deltas.slices.iter().filter(|d| d.node == self.node) {
             let pods = |change: &Change| matches!(change, Change::Pod(..) | Change::PodGone(_));
             self.attach |= delta.changes.iter().any(pods);
+            if let Some(revoker) = &mut self.revoker {
+                revoker.changes(self.planner.slice(), &delta.changes);
+            }
             self.planner.update(&delta.changes);
         }
         tracing::debug!(events, took = ?started.elapsed(), "compiled");
@@ -216,6 +259,12 @@ impl Agent {
                 if self.failing.take().is_some() {
                     tracing::info!("the kernel is in step again");
                 }
+                if let Some(revoker) = &mut self.revoker {
+                    if matches!(done, Done::Applied { compared: true, .. }) {
+                        revoker.repaired();
+                    }
+                    revoker.committed(self.planner.slice());
+                }
                 if !self.ready {
                     self.ready = true;
                     let slice = self.planner.slice();
@@ -237,6 +286,12 @@ impl Agent {
                     self.failing = Some(error);
                 }
             }
+        }
+    }
+
+    fn revoke(&mut self, step: revoke::Step, links: &Watcher) {
+        if let Some(revoker) = &mut self.revoker {
+            revoker.step(step, self.planner.slice(), |address| links.table().is_local(address));
         }
     }
 

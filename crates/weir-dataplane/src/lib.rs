@@ -23,4 +23,4 @@ mod rulesets;
 mod text;
 
 pub use change::difference;
-pub use planner::{Attachment, Attachments, Planner, TABLE};
+pub use planner::{Attachment, Attachments, Options, Planner, TABLE};

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use weir_compiler::object::ObjectKey;
 use weir_compiler::slice::{Change, Direction, Member, NodeSlice, PeerSetId, ProfileId, SlicePod};
 
 use crate::change::Edited;
 use crate::model::{
-    Bytes, Chain, Element, ElementData, Family, Field, Hook, HookPoint, MetaKey, Set, SetData, SetDecl,
+    Bytes, Chain, Element, ElementData, Family, Field, Hook, HookPoint, MetaKey, Rule, Set, SetData, SetDecl,
     Table, Transaction, Verdict,
 };
 use crate::rules::{ESTABLISHED, End, IpFamily, Match, RELATED, decl};
@@ -60,6 +61,15 @@ fn hairpin(family: IpFamily) -> String {
     format!("hairpin_{}", family.suffix())
 }
 
+/// What the plan has beside what policies say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// Packets of connections whose mark has one of these bits are dropped (U9).
+    pub revoked_mark: Option<NonZeroU32>,
+    /// Isolated pods drop TCP that is new without SYN (U27).
+    pub drop_mid_stream: bool,
+}
+
 /// A place in a map or set: its name and the key in it.
 type At = (String, Bytes);
 
@@ -67,6 +77,7 @@ type At = (String, Bytes);
 /// what it changes in the table.
 #[derive(Debug)]
 pub struct Planner {
+    options: Options,
     slice: NodeSlice,
     attachments: Attachments,
     edited: Edited,
@@ -87,10 +98,16 @@ impl Default for Planner {
 impl Planner {
     /// The plan of an empty slice: chains that let everything pass.
     pub fn new() -> Self {
+        Planner::with(Options::default())
+    }
+
+    /// The same with options.
+    pub fn with(options: Options) -> Self {
         Planner {
+            options,
             slice: NodeSlice::default(),
             attachments: Attachments::new(),
-            edited: Edited::new(empty_table()),
+            edited: Edited::new(empty_table(options.revoked_mark)),
             dispatch: BTreeMap::new(),
             claims: BTreeMap::new(),
             pods_of: BTreeMap::new(),
@@ -105,6 +122,16 @@ impl Planner {
     /// The slice.
     pub fn slice(&self) -> &NodeSlice {
         &self.slice
+    }
+
+    /// From now on, isolated pods drop TCP that is new without SYN (U27).
+    pub fn drop_mid_stream(&mut self) {
+        self.options.drop_mid_stream = true;
+        for (id, ruleset) in &self.slice.rulesets {
+            for (name, chain) in chains(&self.slice, *id, ruleset, self.options) {
+                self.edited.put_chain(&name, chain);
+            }
+        }
     }
 
     /// Takes changes of the slice.
@@ -142,7 +169,7 @@ impl Planner {
                 sets.keys().for_each(|name| self.edited.remove_set(name));
             }
             Change::RulesetGone(id) => {
-                let chains = chains(&self.slice, *id, &self.slice.rulesets[id]);
+                let chains = chains(&self.slice, *id, &self.slice.rulesets[id], self.options);
                 chains.keys().for_each(|name| self.edited.remove_chain(name));
             }
             Change::Pod(key, _) | Change::PodGone(key) => {
@@ -171,7 +198,7 @@ impl Planner {
                 }
             }
             Change::Ruleset(id, ruleset) => {
-                for (name, chain) in chains(&self.slice, *id, ruleset) {
+                for (name, chain) in chains(&self.slice, *id, ruleset, self.options) {
                     self.edited.put_chain(&name, chain);
                 }
             }
@@ -218,7 +245,8 @@ impl Planner {
             }
         }
         for at in places {
-            let element = self.claims.get(&at).and_then(|pods| pods.last()).map(|pod| &self.dispatch[pod][&at]);
+            let element =
+                self.claims.get(&at).and_then(|pods| pods.last()).map(|pod| &self.dispatch[pod][&at]);
             match element {
                 Some(element) => self.edited.put_element(&at.0, at.1, element.clone()),
                 None => self.edited.remove_element(&at.0, at.1),
@@ -284,7 +312,7 @@ fn comment(text: &str) -> String {
 }
 
 /// The table of a node without pods.
-fn empty_table() -> Table {
+fn empty_table(revoked_mark: Option<NonZeroU32>) -> Table {
     let mut sets = BTreeMap::new();
     let vmap = |key: &[Field]| SetDecl { data: Some(SetData::Verdict), ..decl(key) };
     let empty = |decl: SetDecl| Set { decl, elements: BTreeMap::new() };
@@ -299,12 +327,15 @@ fn empty_table() -> Table {
         sets.insert(hairpin(family), empty(decl(&key)));
     }
 
-    let mut first = vec![
+    // U9: before what is established passes
+    let revoked = revoked_mark.map(|bits| Match::default().ct_mark(bits.get()).then(Verdict::Drop));
+    let mut first: Vec<Rule> = revoked.into_iter().collect();
+    first.extend([
         Match::default().ct_state(ESTABLISHED | RELATED).then(Verdict::Accept), // N90, N93
         // N92: neighbour discovery and multicast listeners
         Match::default().icmpv6_type(130, 137).then(Verdict::Accept),
         Match::default().icmpv6_type(143, 143).then(Verdict::Accept),
-    ];
+    ]);
     let mut from_pod = vec![Match::default().interface_vmap(MetaKey::IifName, EGRESS_BY_INTERFACE)];
     for family in IpFamily::BOTH {
         let map = by_address(Direction::Egress, family);

@@ -16,6 +16,7 @@ use weir_compiler::slice::{
 };
 
 use crate::model::{self, Bytes, Chain, Element, Field, Set, SetDecl, Verdict};
+use crate::planner::Options;
 use crate::rules::{End, INVALID, IpFamily, Match, decl};
 
 /// The name of a ruleset's chain.
@@ -131,8 +132,20 @@ pub(crate) fn port_sets(id: PortSetId, ports: &PortSet) -> BTreeMap<String, Set>
     sets
 }
 
+/// What isolated pods drop whatever policies say (U27), at the head of a ruleset's chain.
+fn no_connection(options: Options) -> Vec<model::Rule> {
+    let invalid = Match::default().ct_state(INVALID).then(Verdict::Drop);
+    let mid_stream = Match::default().tcp_new_without_syn().then(Verdict::Drop);
+    std::iter::once(invalid).chain(options.drop_mid_stream.then_some(mid_stream)).collect()
+}
+
 /// The chains of a ruleset. One, unless a rule passes on to the next tier.
-pub(crate) fn chains(slice: &NodeSlice, id: RulesetId, ruleset: &Ruleset) -> BTreeMap<String, Chain> {
+pub(crate) fn chains(
+    slice: &NodeSlice,
+    id: RulesetId,
+    ruleset: &Ruleset,
+    options: Options,
+) -> BTreeMap<String, Chain> {
     let name = chain_name(id, ruleset.direction);
     let mut tiers: Vec<Tier> = ruleset.entries.iter().map(|e| e.tier).collect();
     if ruleset.isolated {
@@ -150,7 +163,7 @@ pub(crate) fn chains(slice: &NodeSlice, id: RulesetId, ruleset: &Ruleset) -> BTr
         let next = tiers.get(i + 1).map(name_of);
         let mut rules = Vec::new();
         if i == 0 {
-            rules.push(Match::default().ct_state(INVALID).then(Verdict::Drop)); // U27
+            rules.extend(no_connection(options));
         }
         for entry in ruleset.entries.iter().filter(|e| e.tier == *tier) {
             rules.extend(entry_rules(slice, ruleset.direction, entry, next.as_deref()));
