@@ -46,7 +46,7 @@ impl Talk {
 
     /// `at` is what the client connects to; the server listens on `port` of all its addresses.
     pub fn tcp(client: &Netns, server: &Netns, at: (IpAddr, u16), port: u16, speakers: Speakers) -> Talk {
-        let talk = Talk::new(format!("TCP to {at:?}"));
+        let talk = Talk::new(format!("TCP to {at:?}, {speakers:?}"));
         let any = unspecified(at.0);
         let listener = server.run(|| Ok(TcpListener::bind((any, port))?)).expect("a listener");
         let mut theirs = client
@@ -89,7 +89,7 @@ impl Talk {
         port: u16,
         speakers: Speakers,
     ) -> Talk {
-        let talk = Talk::new(format!("UDP to {at:?}"));
+        let talk = Talk::new(format!("UDP to {at:?}, {speakers:?}"));
         let any = unspecified(at.0);
         let ours = server.run(|| Ok(UdpSocket::bind((any, port))?)).expect("a socket");
         let theirs = client.run(|| Ok(UdpSocket::bind((any, from))?)).expect("a socket");
@@ -149,18 +149,7 @@ impl Talk {
 
     /// Nothing arrives any more, in either direction, and stays so.
     pub fn dead(&self) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let before = self.counts();
-            std::thread::sleep(SILENCE);
-            if self.counts() == before {
-                break;
-            }
-            assert!(Instant::now() < deadline, "{} lives and should be dead", self.name);
-        }
-        let before = self.counts();
-        std::thread::sleep(2 * SILENCE);
-        assert_eq!(self.counts(), before, "{} came back", self.name);
+        all_dead(&[self]);
     }
 
     /// All that the server has sent until now arrived, in order.
@@ -175,6 +164,28 @@ impl Talk {
         let gap = got.windows(2).find(|pair| pair[1] != pair[0] + 1);
         assert_eq!(gap, None, "{} lost packets", self.name);
     }
+}
+
+/// Of none of them anything arrives any more, in either direction, and it stays so.
+pub fn all_dead(talks: &[&Talk]) {
+    let deadline = Instant::now() + PATIENCE;
+    let counts = || talks.iter().map(|talk| talk.counts()).collect::<Vec<_>>();
+    let living = |before: &[(usize, u64)]| {
+        let pairs = talks.iter().zip(before);
+        pairs.filter(|(talk, before)| talk.counts() != **before).map(|(talk, _)| &*talk.name).collect()
+    };
+    loop {
+        let before = counts();
+        std::thread::sleep(SILENCE);
+        let living: Vec<&str> = living(&before);
+        if living.is_empty() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "these live and should be dead: {living:?}");
+    }
+    let before = counts();
+    std::thread::sleep(2 * SILENCE);
+    assert_eq!(living(&before), Vec::<&str>::new(), "these came back");
 }
 
 fn unspecified(like: IpAddr) -> IpAddr {
@@ -205,13 +216,4 @@ fn read_all(stream: &mut TcpStream, stop: &AtomicBool, mut each: impl FnMut(u64)
             each(u64::from_be_bytes(buffer));
         }
     }
-}
-
-/// Segments that this namespace's TCP has sent again.
-pub fn retransmissions(netns: &Netns) -> u64 {
-    let text = netns.run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/snmp")?)).expect("snmp");
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
-    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
-    let at = names.split(' ').position(|name| name == "RetransSegs").expect("a column");
-    values.split(' ').nth(at).expect("a value").parse().expect("a number")
 }
