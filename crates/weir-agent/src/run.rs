@@ -63,7 +63,8 @@ pub async fn run(options: Options) -> Result<()> {
     let mut links = Watcher::new().await?;
     let (sender, mut updates) = mpsc::channel(QUEUE);
     let mut source = start(options.source, sender)?;
-    let grace = if never_enforced()? { options.mid_stream_grace } else { Duration::ZERO };
+    let unused = unused_conntrack()?;
+    let grace = if unused.is_some() { options.mid_stream_grace } else { Duration::ZERO };
     let mut grace_ends = (!grace.is_zero()).then(|| tokio::time::Instant::now() + grace);
     let revoker = options.revoke.map(Revoker::open).transpose()?;
     let planner = Planner::with(weir_dataplane::Options {
@@ -71,6 +72,7 @@ pub async fn run(options: Options) -> Result<()> {
         drop_mid_stream: grace_ends.is_none(),
     });
     let mut agent = Agent::new(options.node, kernel, planner, revoker);
+    agent.unused = unused;
     let mut comparison = tokio::time::interval(FULL_COMPARISON);
     comparison.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
 
@@ -119,13 +121,15 @@ pub async fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
-/// This is the first start here, and nothing has used conntrack: connections that exist have no entry (U27).
-fn never_enforced() -> Result<bool> {
+/// The conntrack of this node, if this is the first start here and nothing has used it: connections that exist
+/// have no entry (U27).
+fn unused_conntrack() -> Result<Option<Conntrack>> {
     if Nft::open()?.dump(Family::Inet, TABLE)?.is_some() {
-        return Ok(false);
+        return Ok(None);
     }
     // without ctnetlink nobody can say
-    Conntrack::open().map_or(Ok(false), |mut conntrack| Ok(conntrack.count()? == 0))
+    let Ok(mut conntrack) = Conntrack::open() else { return Ok(None) };
+    Ok((conntrack.count()? == 0).then_some(conntrack))
 }
 
 async fn next(revoker: &mut Option<Revoker>) -> revoke::Step {
@@ -163,6 +167,8 @@ struct Agent {
     planner: Planner,
     kernel: Kernel,
     revoker: Option<Revoker>,
+    /// Nothing uses conntrack until the first commit.
+    unused: Option<Conntrack>,
     /// The source has delivered its first complete set. Before, the kernel is left as it is: what an
     /// earlier run put there is better than half of the policies.
     synced: bool,
@@ -184,6 +190,7 @@ impl Agent {
             planner,
             kernel,
             revoker,
+            unused: None,
             synced: false,
             attach: false,
             ready: false,
@@ -258,6 +265,11 @@ impl Agent {
                 }
                 if self.failing.take().is_some() {
                     tracing::info!("the kernel is in step again");
+                }
+                // The kernel begins to track before the first rules are in force: what it has met until then, in
+                // whatever direction, no rule has judged.
+                if let Some(Err(error)) = self.unused.take().map(|mut conntrack| conntrack.flush()) {
+                    tracing::warn!("connections from before the first start may live on: {error}");
                 }
                 if let Some(revoker) = &mut self.revoker {
                     if matches!(done, Done::Applied { compared: true, .. }) {

@@ -35,6 +35,7 @@ const SUBSYS: u16 = 1;
 /// `enum cntl_msg_types`
 const NEW: u16 = SUBSYS << 8;
 const GET: u16 = SUBSYS << 8 | 1;
+const DELETE: u16 = SUBSYS << 8 | 2;
 const GET_STATS: u16 = SUBSYS << 8 | 5;
 
 /// A dump that lost answers is made again so often.
@@ -132,6 +133,21 @@ impl Conntrack {
             sent.map_err(|errno| error("mark an entry of", errno))?;
         }
         Ok(())
+    }
+
+    /// Deletes every entry, which breaks connections whose addresses are translated.
+    pub fn flush(&mut self) -> Result<(), ConntrackError> {
+        let outcome = self.socket.request(
+            |out, seq| {
+                let start = begin_message(out, DELETE, 0, seq, 0, 0);
+                end_message(out, start);
+            },
+            |_| {},
+        );
+        match outcome.map_err(|errno| error("flush", errno))? {
+            Outcome::Refused(errno) => Err(error("flush", errno)),
+            Outcome::Done | Outcome::Interrupted => Ok(()),
+        }
     }
 
     /// Makes entries as if packets had been seen: what tests and measurements fill a table with. The
