@@ -37,12 +37,9 @@ impl Judge<'_> {
         }
     }
 
+    /// A pod to itself, through a Service as well, is a matter of the evaluator's (N73, U3).
     fn passes(&mut self, source: IpAddr, destination: IpAddr, l4: L4) -> bool {
         let (from, to) = (self.owners.get(&source), self.owners.get(&destination));
-        // a pod to itself, also through a Service (N73, U3)
-        if from.is_some() && from == to {
-            return true;
-        }
         let egress = match from {
             Some(_) if self.pod_to_own_node && (self.is_local)(destination) => true,
             Some(pod) => self.end(pod, Direction::Egress, source, destination, l4),

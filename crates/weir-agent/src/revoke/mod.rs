@@ -100,6 +100,7 @@ pub struct Revoker {
     not_before: Instant,
     /// There were marked entries at the last look.
     marked: bool,
+    looks: u64,
     failing: bool,
 }
 
@@ -122,6 +123,7 @@ impl Revoker {
             fresh: false,
             not_before: Instant::now(),
             marked: true,
+            looks: 0,
             failing: false,
         })
     }
@@ -163,6 +165,11 @@ impl Revoker {
     /// Somebody else changed the rules: what passed meanwhile is to be judged.
     pub fn repaired(&mut self) {
         self.need.all();
+    }
+
+    /// How many looks have come to their end.
+    pub fn looks(&self) -> u64 {
+        self.looks
     }
 
     /// Waits for something to do. Cancel-safe.
@@ -241,6 +248,7 @@ impl Revoker {
         match result {
             Ok(()) => {
                 self.failing = false;
+                self.looks += 1;
                 self.departed.end();
                 self.marked = look.marked > 0;
                 if look.revoked + look.restored > 0 {
