@@ -66,7 +66,7 @@ pub async fn run(options: Options) -> Result<()> {
     let unused = unused_conntrack()?;
     let grace = if unused.is_some() { options.mid_stream_grace } else { Duration::ZERO };
     let mut grace_ends = (!grace.is_zero()).then(|| tokio::time::Instant::now() + grace);
-    let revoker = options.revoke.map(Revoker::open).transpose()?;
+    let revoker = options.revoke.map(|revoke| Revoker::open(&options.node, revoke)).transpose()?;
     let planner = Planner::with(weir_dataplane::Options {
         revoked_mark: options.revoke.map(|revoke| revoke.mark),
         drop_mid_stream: grace_ends.is_none(),

@@ -53,10 +53,11 @@ async fn run(report: &mut Report) -> Result<()> {
     let mut node = Node {
         compiler: Compiler::new(Scope::Node(NODE.to_owned())),
         slice: NodeSlice::default(),
-        revoker: Revoker::open(Options { mark: MARK, pod_to_own_node: false })?,
+        revoker: Revoker::open(NODE, Options { mark: MARK, pod_to_own_node: false })?,
     };
     let policies = || (0..POLICIES).map(|number| Event::Policy(policy(number)));
-    let pods = (0..HERE).map(|n| pod(here(n), Some(n), 0)).chain((0..CLIENTS).map(|n| pod(client(n), None, n)));
+    let pods =
+        (0..HERE).map(|n| pod(here(n), Some(n), 0)).chain((0..CLIENTS).map(|n| pod(client(n), None, n)));
     node.turn(pods.map(Event::Pod).chain(policies()).collect()).await?;
     ensure!(marked(&mut conntrack)? == 0, "everything is allowed at first");
 

@@ -78,10 +78,11 @@ fn nft(netns: &Netns, arguments: &[&str]) -> String {
 
 /// Counts the packets to and from these ports before Weir's chain in `forward`, and after it.
 fn count(node: &Netns, ports: &str) {
-    let rules = format!("meta l4proto {{ tcp, udp }} th dport {ports} counter; meta l4proto {{ tcp, udp }} th sport {ports} counter;");
-    let chain = |name, priority| {
-        format!("chain {name} {{ type filter hook forward priority {priority}; {rules} }}")
-    };
+    let rules = format!(
+        "meta l4proto {{ tcp, udp }} th dport {ports} counter; meta l4proto {{ tcp, udp }} th sport {ports} counter;"
+    );
+    let chain =
+        |name, priority| format!("chain {name} {{ type filter hook forward priority {priority}; {rules} }}");
     nft(node, &[&format!("table inet count {{ {}; {}; }}", chain("before", -1), chain("after", 1))]);
 }
 
@@ -136,10 +137,13 @@ fn t20_u9_what_a_change_forbids_ends_and_nothing_else() {
 fn u9_translated_connections_are_judged_by_the_pod_behind() {
     let mut t = lab();
     let node = place(&t.lab, "n1");
-    nft(node, &["add table ip nat; add chain ip nat pre { type nat hook prerouting priority -100; };\
+    nft(
+        node,
+        &["add table ip nat; add chain ip nat pre { type nat hook prerouting priority -100; };\
                  add chain ip nat post { type nat hook postrouting priority 100; };\
                  add rule ip nat pre ip daddr 10.96.0.1 meta l4proto { tcp, udp } dnat to 10.244.1.2:th dport map { 80 : 8080, 81 : 8081, 82: 8082, 83: 8083 };\
-                 add rule ip nat post ip saddr 10.244.1.2 ip daddr 10.244.1.2 masquerade;"]);
+                 add rule ip nat post ip saddr 10.244.1.2 ip daddr 10.244.1.2 masquerade;"],
+    );
     let denied = [
         udp(&t, "denied", "server", (SERVICE, 80), 8080, Speakers::Server),
         tcp(&t, "denied", "server", (SERVICE, 80), 8080, Speakers::Server),
@@ -151,7 +155,10 @@ fn u9_translated_connections_are_judged_by_the_pod_behind() {
         udp(&t, "server", "server", (SERVICE, 83), 8083, Speakers::Both), // U3
     ];
     count(node, "{ 8082, 8083 }");
-    t.lab.apply(objects(&FRIENDS.replace("]}]}}", "], ports: [{port: 8082}, {port: 8082, protocol: UDP}]}]}}")))
+    t.lab
+        .apply(objects(
+            &FRIENDS.replace("]}]}}", "], ports: [{port: 8082}, {port: 8082, protocol: UDP}]}]}}"),
+        ))
         .expect("a policy");
     all_dead(&denied.each_ref());
     for talk in &allowed {
@@ -189,16 +196,16 @@ fn u9_what_is_allowed_again_goes_on() {
 #[ignore = "needs root"]
 fn u9_connections_stay_if_they_are_to_be_kept() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut t = lab_of(
-        Some(with_arguments(folder.path(), "--existing-connections=keep")),
-        PodLinks::Routed,
-    );
+    let mut t = lab_of(Some(with_arguments(folder.path(), "--existing-connections=keep")), PodLinks::Routed);
     let talks = [
         udp(&t, "denied", "server", (SERVER, 80), 80, Speakers::Server),
         tcp(&t, "denied", "server", (SERVER, 82), 82, Speakers::Both),
     ];
     t.lab.apply(objects(FRIENDS)).expect("a policy");
-    wait(|| nft(place(&t.lab, "n1"), &["list", "table", "inet", "weir"]).contains("chain ingress_"), "in force");
+    wait(
+        || nft(place(&t.lab, "n1"), &["list", "table", "inet", "weir"]).contains("chain ingress_"),
+        "in force",
+    );
     std::thread::sleep(Duration::from_millis(500));
     for talk in &talks {
         talk.alive();
@@ -245,7 +252,14 @@ fn t10_an_address_takes_no_connections_along() {
     t.lab.apply(objects(FRIENDS)).expect("a policy");
     let friend = PODS.split("---").find(|pod| pod.contains("name: friend")).expect("a pod");
     let from = |t: &TestLab, port| {
-        Talk::udp(place(&t.lab, "friend"), place(&t.lab, "server"), port, (SERVER, port), port, Speakers::Server)
+        Talk::udp(
+            place(&t.lab, "friend"),
+            place(&t.lab, "server"),
+            port,
+            (SERVER, port),
+            port,
+            Speakers::Server,
+        )
     };
     // another pod, at once and with the same labels
     let talk = from(&t, 4000);
@@ -255,9 +269,8 @@ fn t10_an_address_takes_no_connections_along() {
     t.lab.set(next.clone()).expect("an heir");
     all_dead(&[&talk]);
     assert!(!reached(place(&t.lab, "heir"), 4000));
-    let own = Talk::udp(
-        place(&t.lab, "heir"), place(&t.lab, "server"), 4001, (SERVER, 4001), 4001, Speakers::Both,
-    );
+    let own =
+        Talk::udp(place(&t.lab, "heir"), place(&t.lab, "server"), 4001, (SERVER, 4001), 4001, Speakers::Both);
     std::thread::sleep(Duration::from_millis(500));
     own.lost_nothing();
     // the address is nobody's for a while

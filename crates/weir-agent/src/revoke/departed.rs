@@ -9,7 +9,7 @@ use weir_nft::conntrack::{Entry, Key};
 
 /// How long after an address has another owner its former connections are held: conntrack's own time for
 /// a UDP conversation that nobody goes on with.
-const HOLD: Duration = Duration::from_secs(120);
+pub(super) const HOLD: Duration = Duration::from_secs(120);
 
 /// Entries that are revoked whatever policies say.
 ///

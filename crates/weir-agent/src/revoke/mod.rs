@@ -29,6 +29,9 @@ mod judge;
 mod need;
 mod worker;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -105,16 +108,16 @@ pub struct Revoker {
 }
 
 impl Revoker {
-    /// Opens conntrack in this thread's network namespace. The first commit is followed by a look at everything.
+    /// Opens conntrack in this thread's network namespace; `node` is the name of its node. The first commit is followed by a look at everything.
     ///
     /// # Errors
     /// There is no permission, or no ctnetlink.
-    pub fn open(options: Options) -> Result<Self, OpenError> {
+    pub fn open(node: &str, options: Options) -> Result<Self, OpenError> {
         let worker = Worker::start(options.mark, Conntrack::open()?, Conntrack::open()?)?;
         Ok(Revoker {
             options,
             worker,
-            need: Need::everything(),
+            need: Need::everything(node),
             departed: Departed::default(),
             owners: Arc::default(),
             known: Known::default(),
@@ -132,9 +135,8 @@ impl Revoker {
     /// name and the address of the one before is none there.
     pub fn events(&mut self, slice: &NodeSlice, events: &[Event]) {
         for event in events {
-            if let Some((_, addresses)) = self.need.replaced(slice, event) {
-                self.departed.leave(addresses);
-            }
+            let left = self.need.replaced(slice, event);
+            self.departed.leave(left);
         }
     }
 

@@ -9,16 +9,18 @@ use weir_compiler::slice::{Change, NodeSlice};
 /// What the changes since the last commit ask for.
 #[derive(Debug)]
 pub(super) struct Need {
+    node: String,
     look: bool,
     /// Pods came, went, or have other addresses.
     pods: bool,
+    /// Of the pods of this node.
     uids: HashMap<ObjectKey, String>,
 }
 
 impl Need {
     /// Nothing is known of the connections yet.
-    pub(super) fn everything() -> Self {
-        Need { look: true, pods: true, uids: HashMap::new() }
+    pub(super) fn everything(node: &str) -> Self {
+        Need { node: node.to_owned(), look: true, pods: true, uids: HashMap::new() }
     }
 
     pub(super) fn all(&mut self) {
@@ -31,29 +33,25 @@ impl Need {
         std::mem::take(&mut self.look).then_some(pods)
     }
 
-    /// Whether the event replaces a pod of this node by another of the same name: the addresses that go with it.
-    pub(super) fn replaced<'a>(
-        &mut self,
-        slice: &'a NodeSlice,
-        event: &'a Event,
-    ) -> Option<(&'a ObjectKey, Vec<IpAddr>)> {
+    /// Takes note of an event before it becomes a change. If it replaces a pod of this node by another of the
+    /// same name: the addresses that the one before lets go of.
+    pub(super) fn replaced(&mut self, slice: &NodeSlice, event: &Event) -> Vec<IpAddr> {
         match event {
-            Event::Pod(pod) => {
-                let state = slice.pods.get(&pod.key);
-                if state.is_none() && !self.uids.contains_key(&pod.key) && pod.ips.is_empty() {
-                    return None;
-                }
+            Event::Pod(pod) if pod.node.as_ref() == Some(&self.node) => {
                 let before = self.uids.insert(pod.key.clone(), pod.uid.clone());
-                let replaced = before.is_some_and(|before| before != pod.uid);
-                let addresses = state.filter(|_| replaced)?.addresses.clone();
-                self.look = true;
-                Some((&pod.key, addresses))
+                if before.is_none_or(|before| before == pod.uid) {
+                    return Vec::new();
+                }
+                let addresses = slice.pods.get(&pod.key).map_or(Vec::new(), |pod| pod.addresses.clone());
+                self.look |= !addresses.is_empty();
+                self.pods |= !addresses.is_empty();
+                addresses
             }
             Event::PodGone(key) => {
                 self.uids.remove(key);
-                None
+                Vec::new()
             }
-            _ => None,
+            _ => Vec::new(),
         }
     }
 

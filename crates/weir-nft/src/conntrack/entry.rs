@@ -107,6 +107,11 @@ impl Tuple {
 
     pub(super) fn write(&self, out: &mut Vec<u8>, kind: u16) {
         let tuple = begin_nest(out, kind);
+        self.write_fields(out);
+        end_nest(out, tuple);
+    }
+
+    fn write_fields(&self, out: &mut Vec<u8>) {
         let ip = begin_nest(out, IP);
         for (v4, v6, address) in [(1, 3, self.source), (2, 4, self.destination)] {
             match address {
@@ -131,7 +136,6 @@ impl Tuple {
             Layer4::Other => {}
         }
         end_nest(out, proto);
-        end_nest(out, tuple);
     }
 }
 
@@ -185,6 +189,15 @@ pub struct Key {
     tuple: SmallVec<[u8; 56]>,
 }
 
+/// Of the entry with this original tuple in the zone that everything is in if nobody says otherwise.
+impl From<&Tuple> for Key {
+    fn from(tuple: &Tuple) -> Key {
+        let mut bytes = Vec::with_capacity(64);
+        tuple.write_fields(&mut bytes);
+        Key { family: tuple.family(), zone: 0, tuple: SmallVec::from_vec(bytes) }
+    }
+}
+
 impl Key {
     pub(super) fn family(&self) -> u8 {
         self.family
@@ -224,6 +237,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// One that is nothing but its two tuples.
+    pub fn new(orig: Tuple, reply: Tuple) -> Entry {
+        let key = Key::from(&orig);
+        Entry { key, orig, reply, status: 0, mark: 0, zone: 0, id: 0, tcp_state: None, master: None }
+    }
+
     /// `None`: a message without one of the tuples, which the kernel does not send.
     pub(super) fn decode(family: u8, attributes: Attrs<'_>) -> Option<Entry> {
         let (mut orig, mut reply, mut master, mut tcp_state) = (None, None, None, None);
