@@ -262,7 +262,9 @@ impl Revoker {
                     );
                 }
                 tracing::debug!(entries = look.entries, first = look.first, ?took, "looked at connections");
-                if look.first {
+                if !look.first {
+                    self.known = Known::default();
+                } else {
                     self.next.get_or_insert(Instant::now() + SECOND_LOOK);
                 }
             }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 
 use tokio::sync::mpsc as channel;
 use weir_compiler::object::ObjectKey;
@@ -32,6 +33,7 @@ pub(super) enum Report {
 pub(super) struct Worker {
     commands: mpsc::Sender<Command>,
     reports: channel::Receiver<Report>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Worker {
@@ -39,8 +41,8 @@ impl Worker {
         let (commands, inbox) = mpsc::channel();
         let (outbox, reports) = channel::channel(QUEUE);
         let thread = Thread { mark, reader, writer, inbox, outbox, unanswered: 0, result: Ok(()) };
-        std::thread::Builder::new().name("weir-conntrack".into()).spawn(move || thread.run())?;
-        Ok(Worker { commands, reports })
+        let thread = std::thread::Builder::new().name("weir-conntrack".into()).spawn(move || thread.run())?;
+        Ok(Worker { commands, reports, thread: Some(thread) })
     }
 
     /// Begins a look at the entries that have one of these addresses as an end, or are marked.
@@ -58,7 +60,11 @@ impl Worker {
     pub(super) async fn report(&mut self) -> Report {
         match self.reports.recv().await {
             Some(report) => report,
-            None => std::future::pending().await, // it ends with the handle alone
+            // It ends with this handle, or else by a panic, which is the agent's own.
+            None => match self.thread.take().map(JoinHandle::join) {
+                Some(Err(panic)) => std::panic::resume_unwind(panic),
+                _ => std::future::pending().await,
+            },
         }
     }
 }
