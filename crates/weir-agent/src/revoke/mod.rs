@@ -174,6 +174,11 @@ impl Revoker {
         self.looks
     }
 
+    /// No look is under way or to come.
+    pub fn is_idle(&self) -> bool {
+        self.look.is_none() && self.next.is_none()
+    }
+
     /// Waits for something to do. Cancel-safe.
     pub async fn next(&mut self) -> Step {
         let at = match &self.look {
