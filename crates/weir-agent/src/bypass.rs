@@ -66,7 +66,16 @@ Prot LocalAddress:Port Scheduler Flags
         for (index, name) in (1..).zip(names) {
             let name = (*name).to_owned();
             let (up, loopback, master, below) = (true, name == "lo", None, None);
-            table.apply(LinkEvent::Link(Link { index, name, kind: None, up, loopback, master, below }));
+            table.apply(LinkEvent::Link(Link {
+                index,
+                name,
+                kind: None,
+                up,
+                loopback,
+                master,
+                below,
+                elsewhere: false,
+            }));
         }
         table
     }

@@ -18,4 +18,5 @@ pub mod enforce;
 pub mod kernel;
 pub mod links;
 pub mod ports;
+pub mod revoke;
 pub mod run;

@@ -1,14 +1,16 @@
 //! `weir-agent`: enforces NetworkPolicy on the node that it runs on.
 
 use std::io::IsTerminal;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use weir_agent::run::{Options, Source};
-use weir_agent::{kernel, run};
+use weir_agent::{kernel, revoke, run};
 use weir_compiler::flow::PodToOwnNode;
 use weir_dataplane::Settings;
 
@@ -62,6 +64,16 @@ struct Enforce {
     /// know the ports of bridged pods for sure.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/cni/results")]
     cni_results: PathBuf,
+    /// What becomes of established connections that a change of policies forbids.
+    #[arg(long, value_enum, default_value_t = Existing::Revoke)]
+    existing_connections: Existing,
+    /// The bit of connections' marks (connmark) that says: revoked. Nobody else on the node may use it.
+    #[arg(long, value_name = "BIT", default_value = "0x1000", value_parser = mark)]
+    revoked_mark: NonZeroU32,
+    /// Where conntrack was not in use before the first start: for how long TCP connections that exist
+    /// already are judged by policies. After that, isolated pods drop TCP that is new without SYN.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    mid_stream_grace: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -74,6 +86,23 @@ enum UnknownPods {
 enum Switch {
     On,
     Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Existing {
+    /// It ends them.
+    Revoke,
+    /// They stay until they end by themselves.
+    Keep,
+}
+
+fn mark(text: &str) -> Result<NonZeroU32, String> {
+    let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    let bits = number.ok().and_then(NonZeroU32::new).filter(|bits| bits.get().is_power_of_two());
+    bits.ok_or_else(|| "one bit of 32, such as 0x1000".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -104,17 +133,23 @@ fn start(cli: Cli) -> Result<()> {
         unknown_pods,
         pod_to_own_node,
         cni_results,
+        existing_connections,
+        revoked_mark,
+        mid_stream_grace,
     } = cli.enforce;
     let source = match manifests {
         Some(folder) => Source::Manifests(folder),
         None => Source::Cluster(weir_source::cluster::Options { kubeconfig, context }),
     };
+    let revoked_mark = (existing_connections == Existing::Revoke).then_some(revoked_mark);
     let settings = Settings {
         source_guard: source_guard == Switch::On,
         close_unknown: unknown_pods == UnknownPods::Deny,
         own_node: pod_to_own_node,
+        revoked_mark,
         ..Settings::default()
     };
-    let options = Options { node: node.unwrap_or_default(), source, settings, cni_results };
+    let mid_stream_grace = Duration::from_secs(mid_stream_grace);
+    let options = Options { node: node.unwrap_or_default(), source, settings, cni_results, mid_stream_grace };
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::run(options))
 }

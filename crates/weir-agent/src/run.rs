@@ -8,13 +8,15 @@ use anyhow::{Context, Result, bail};
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use weir_compiler::flow::PodToOwnNode;
 use weir_compiler::object::{Event, ObjectKey};
 use weir_compiler::policy::Problem;
 use weir_compiler::slice::Change;
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::Family;
-use weir_dataplane::{Attachments, Planner, Ports, Settings, TABLES};
-use weir_nft::Listener;
+use weir_dataplane::{Attachments, Planner, Ports, Settings, TABLE, TABLES};
+use weir_nft::conntrack::Conntrack;
+use weir_nft::{Listener, Nft};
 use weir_source::Update;
 
 use crate::bridge;
@@ -23,6 +25,7 @@ use crate::enforce::enforce;
 use crate::kernel::{Done, Error, Kernel};
 use crate::links::{LinkTable, Watcher};
 use crate::ports::Finder;
+use crate::revoke::{self, Revoker};
 
 /// Where the objects come from.
 #[derive(Debug, Clone)]
@@ -40,10 +43,13 @@ pub struct Options {
     pub node: String,
     /// Where the objects come from.
     pub source: Source,
-    /// What of the plan is to be chosen.
+    /// What of the plan is to be chosen. Without a mark for revoked connections, they stay (U9).
     pub settings: Settings,
     /// Where the container runtime keeps what CNI plugins told it; it need not be there.
     pub cni_results: PathBuf,
+    /// Where conntrack was not in use before: how long TCP in mid-stream is judged by policies, and
+    /// not dropped (U27).
+    pub mid_stream_grace: Duration,
 }
 
 /// How often the kernel's tables are compared with the plan although nothing says that it changed.
@@ -64,7 +70,16 @@ pub async fn run(options: Options) -> Result<()> {
     let (sender, mut updates) = mpsc::channel(QUEUE);
     let mut source = start(options.source, sender)?;
     let ports = Finder::new(options.cni_results).context("cannot ask the kernel for the ports of pods")?;
-    let mut agent = Agent::new(options.node, options.settings, kernel, ports);
+    let unused = unused_conntrack()?;
+    let grace = if unused.is_some() { options.mid_stream_grace } else { Duration::ZERO };
+    let mut grace_ends = (!grace.is_zero()).then(|| tokio::time::Instant::now() + grace);
+    let revoke = options.settings.revoked_mark.map(|mark| {
+        let pod_to_own_node = options.settings.own_node == PodToOwnNode::Allow;
+        Revoker::open(&options.node, revoke::Options { mark, pod_to_own_node })
+    });
+    let settings = Settings { drop_mid_stream: grace_ends.is_none(), ..options.settings };
+    let mut agent = Agent::new(options.node, settings, kernel, ports, revoke.transpose()?);
+    agent.unused = unused;
     let mut comparison = tokio::time::interval(FULL_COMPARISON);
     comparison.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
 
@@ -105,6 +120,11 @@ pub async fn run(options: Options) -> Result<()> {
                 agent.reopen();
                 agent.report_bypass(links.table());
             }
+            step = next(&mut agent.revoker) => agent.revoke(step, &links),
+            () = tokio::time::sleep_until(grace_ends.unwrap_or_else(tokio::time::Instant::now)), if grace_ends.is_some() => {
+                grace_ends = None;
+                agent.planner.drop_mid_stream();
+            }
             () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {}
             () = tokio::time::sleep(look.unwrap_or_default()), if look.is_some() => agent.attach = true,
         }
@@ -112,6 +132,24 @@ pub async fn run(options: Options) -> Result<()> {
     }
     tracing::info!("stopping; the rules stay in force (weir-agent cleanup removes them)");
     Ok(())
+}
+
+/// The conntrack of this node, if this is the first start here and nothing has used it: connections that exist
+/// have no entry (U27).
+fn unused_conntrack() -> Result<Option<Conntrack>> {
+    if Nft::open()?.dump(Family::Inet, TABLE)?.is_some() {
+        return Ok(None);
+    }
+    // without ctnetlink nobody can say
+    let Ok(mut conntrack) = Conntrack::open() else { return Ok(None) };
+    Ok((conntrack.count()? == 0).then_some(conntrack))
+}
+
+async fn next(revoker: &mut Option<Revoker>) -> revoke::Step {
+    match revoker {
+        Some(revoker) => revoker.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 #[allow(
@@ -145,6 +183,9 @@ struct Agent {
     ports: Finder,
     /// Whether the kernel takes tables of bridges, once that is of interest.
     bridge_tables: Option<bool>,
+    revoker: Option<Revoker>,
+    /// Nothing uses conntrack until the first commit.
+    unused: Option<Conntrack>,
     /// The source has delivered its first complete set. Before, the kernel is left as it is: what an
     /// earlier run put there is better than half of the policies.
     synced: bool,
@@ -163,7 +204,13 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(node: String, settings: Settings, kernel: Kernel, ports: Finder) -> Self {
+    fn new(
+        node: String,
+        settings: Settings,
+        kernel: Kernel,
+        ports: Finder,
+        revoker: Option<Revoker>,
+    ) -> Self {
         Agent {
             compiler: Compiler::new(Scope::Node(node.clone())),
             node,
@@ -172,6 +219,8 @@ impl Agent {
             kernel,
             ports,
             bridge_tables: None,
+            revoker,
+            unused: None,
             synced: false,
             attach: false,
             ready: false,
@@ -196,6 +245,9 @@ impl Agent {
             }
         }
         let events = all.len();
+        if let Some(revoker) = &mut self.revoker {
+            revoker.events(self.planner.slice(), &all);
+        }
         let deltas = self.compiler.apply(all);
         for (policy, problems) in deltas.policies {
             self.report(policy, problems.unwrap_or_default());
@@ -203,6 +255,9 @@ impl Agent {
         for delta in deltas.slices.iter().filter(|d| d.node == self.node) {
             let pods = |change: &Change| matches!(change, Change::Pod(..) | Change::PodGone(_));
             self.attach |= delta.changes.iter().any(pods);
+            if let Some(revoker) = &mut self.revoker {
+                revoker.changes(self.planner.slice(), &delta.changes);
+            }
             self.planner.update(&delta.changes);
         }
         tracing::debug!(events, took = ?started.elapsed(), "compiled");
@@ -268,6 +323,17 @@ impl Agent {
                 if self.failing.take().is_some() {
                     tracing::info!("the kernel is in step again");
                 }
+                // The kernel begins to track before the first rules are in force: what it has met until then, in
+                // whatever direction, no rule has judged.
+                if let Some(Err(error)) = self.unused.take().map(|mut conntrack| conntrack.flush()) {
+                    tracing::warn!("connections from before the first start may live on: {error}");
+                }
+                if let Some(revoker) = &mut self.revoker {
+                    if matches!(done, Done::Applied { compared: true, .. }) {
+                        revoker.repaired();
+                    }
+                    revoker.committed(self.planner.slice());
+                }
                 if !self.ready {
                     self.ready = true;
                     let slice = self.planner.slice();
@@ -316,6 +382,12 @@ impl Agent {
             if self.bypass.insert(what) {
                 tracing::warn!("{warning}");
             }
+        }
+    }
+
+    fn revoke(&mut self, step: revoke::Step, links: &Watcher) {
+        if let Some(revoker) = &mut self.revoker {
+            revoker.step(step, self.planner.slice(), |address| links.table().is_local(address));
         }
     }
 

@@ -40,6 +40,7 @@ fn links_routes_and_what_others_did_to_the_table_are_followed_by_events() {
         source: Source::Manifests(folder.clone()),
         settings: Default::default(),
         cni_results: folder.join("no-results"),
+        mid_stream_grace: Duration::ZERO,
     };
     // a thread begins in the namespace of the one that made it
     std::thread::spawn(|| {

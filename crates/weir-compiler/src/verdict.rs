@@ -10,7 +10,9 @@ use crate::lower::endpoint_peers;
 use crate::object::ObjectKey;
 use crate::policy::{PeerClause, PortClause, RuleClause};
 use crate::ports::L4;
-use crate::slice::{Action, Direction, Member, NodeSlice, PeerSet, PeerSetId, RuleId, SlicePod, Tier};
+use crate::slice::{
+    Action, Direction, Member, NodeSlice, PeerSet, PeerSetId, RuleId, Ruleset, SlicePod, Tier,
+};
 
 /// What one end says of a new connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +95,36 @@ impl NodeSlice {
             return allow(Reason::Itself);
         }
         let ruleset = &self.rulesets[&ruleset];
+        match self.decide(ruleset, peer, l4) {
+            Some(Action::Deny) => return Verdict { allowed: false, reason: Reason::NoClause(Vec::new()) },
+            Some(_) => {
+                let clause = self.clause(state, &profile.policies, direction, peer, l4);
+                return allow(clause.map_or(Reason::NotIsolated, Reason::Clause));
+            }
+            None => {}
+        }
+        if !ruleset.isolated {
+            return allow(Reason::NotIsolated);
+        }
+        let isolates = |key: &&ObjectKey| self.policies[*key].rules(direction).is_some();
+        let by = profile.policies.iter().filter(isolates).cloned().collect();
+        Verdict { allowed: false, reason: Reason::NoClause(by) }
+    }
+
+    /// Whether [`verdict`](NodeSlice::verdict) allows it, without the reason, which is what costs there.
+    pub fn allows(&self, pod: &ObjectKey, direction: Direction, peer: IpAddr, l4: L4) -> bool {
+        let Some(state) = self.pods.get(pod) else { return true };
+        let Some(ruleset) = self.profiles[&state.profile].ruleset(direction) else { return true };
+        let ruleset = &self.rulesets[&ruleset];
+        state.addresses.contains(&peer)
+            || match self.decide(ruleset, peer, l4) {
+                Some(action) => action == Action::Accept,
+                None => !ruleset.isolated,
+            }
+    }
+
+    /// What the rule that decides says: to accept or to deny. `None`: no rule decides.
+    fn decide(&self, ruleset: &Ruleset, peer: IpAddr, l4: L4) -> Option<Action> {
         let mut passed = None;
         for entry in &ruleset.entries {
             if ruleset.isolated && entry.tier > Tier::NetworkPolicy {
@@ -102,20 +134,11 @@ impl NodeSlice {
                 continue;
             }
             match self.rules[&entry.rule].action {
-                Action::Accept => {
-                    let clause = self.clause(state, &profile.policies, direction, peer, l4);
-                    return allow(clause.map_or(Reason::NotIsolated, Reason::Clause));
-                }
-                Action::Deny => return Verdict { allowed: false, reason: Reason::NoClause(Vec::new()) },
                 Action::Pass => passed = Some(entry.tier),
+                action => return Some(action),
             }
         }
-        if !ruleset.isolated {
-            return allow(Reason::NotIsolated);
-        }
-        let isolates = |key: &&ObjectKey| self.policies[*key].rules(direction).is_some();
-        let by = profile.policies.iter().filter(isolates).cloned().collect();
-        Verdict { allowed: false, reason: Reason::NoClause(by) }
+        None
     }
 
     /// The clauses of the policies that isolate the pod in a direction which come nearest to letting

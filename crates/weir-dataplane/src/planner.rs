@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use weir_compiler::flow::PodToOwnNode;
 use weir_compiler::object::ObjectKey;
@@ -13,7 +14,7 @@ use crate::bridge::{self, Ports};
 use crate::change::{Edited, differences};
 use crate::guard;
 use crate::model::{
-    Bytes, Chain, Element, ElementData, Family, Field, Hook, HookPoint, MetaKey, Set, SetData, SetDecl,
+    Bytes, Chain, Element, ElementData, Family, Field, Hook, HookPoint, MetaKey, Rule, Set, SetData, SetDecl,
     Table, Transaction, Verdict,
 };
 use crate::peers::{PeerSets, address_key};
@@ -84,6 +85,10 @@ pub struct Settings {
     pub close_unknown: bool,
     /// What egress policies of pods mean for their own node (U6).
     pub own_node: PodToOwnNode,
+    /// Packets of connections whose mark has one of these bits are dropped (U9).
+    pub revoked_mark: Option<NonZeroU32>,
+    /// Isolated pods drop TCP that is new without SYN (U27).
+    pub drop_mid_stream: bool,
 }
 
 impl Default for Settings {
@@ -93,6 +98,8 @@ impl Default for Settings {
             source_guard: true,
             close_unknown: false,
             own_node: PodToOwnNode::default(),
+            revoked_mark: None,
+            drop_mid_stream: false,
         }
     }
 }
@@ -138,7 +145,7 @@ impl Planner {
 
     /// The same, with what is not left to its default.
     pub fn with(settings: Settings) -> Self {
-        let mut table = empty_table(settings.own_node);
+        let mut table = empty_table(settings);
         if settings.source_guard {
             guard::add_to(&mut table);
         }
@@ -176,6 +183,13 @@ impl Planner {
     /// The slice.
     pub fn slice(&self) -> &NodeSlice {
         &self.slice
+    }
+
+    /// From now on, isolated pods drop TCP that is new without SYN (U27).
+    pub fn drop_mid_stream(&mut self) {
+        self.settings.drop_mid_stream = true;
+        let rulesets: Vec<RulesetId> = self.layouts.keys().copied().collect();
+        rulesets.into_iter().for_each(|id| self.put_ruleset(id));
     }
 
     /// Takes changes of the slice.
@@ -285,7 +299,7 @@ impl Planner {
         let ruleset = &self.slice.rulesets[&id];
         let mut layout = match self.closed.contains(&id) {
             true => closed(id, ruleset),
-            false => layout(&self.slice, id, ruleset, &self.settings.costs),
+            false => layout(&self.slice, id, ruleset, &self.settings),
         };
         for union in &layout.peers {
             self.peers.retain(&self.slice, union, &mut self.edited);
@@ -423,7 +437,7 @@ pub(crate) fn comment(text: &str) -> String {
 }
 
 /// The table of a node without pods.
-fn empty_table(own_node: PodToOwnNode) -> Table {
+fn empty_table(settings: Settings) -> Table {
     let mut sets = BTreeMap::new();
     let vmap = |key: &[Field]| SetDecl { data: Some(SetData::Verdict), ..decl(key) };
     let empty = |decl: SetDecl| Set { decl, elements: BTreeMap::new() };
@@ -438,12 +452,15 @@ fn empty_table(own_node: PodToOwnNode) -> Table {
         sets.insert(hairpin(family), empty(decl(&key)));
     }
 
-    let mut first = vec![
+    // U9: before what is established passes
+    let revoked = settings.revoked_mark.map(|bits| Match::default().ct_mark(bits.get()).then(Verdict::Drop));
+    let mut first: Vec<Rule> = revoked.into_iter().collect();
+    first.extend([
         Match::default().ct_state(ESTABLISHED | RELATED).then(Verdict::Accept), // N90, N93
         // N92: neighbour discovery and multicast listeners
         Match::default().icmpv6_type(130, 137).then(Verdict::Accept),
         Match::default().icmpv6_type(143, 143).then(Verdict::Accept),
-    ];
+    ]);
     let mut from_pod = vec![Match::default().interface_vmap(MetaKey::IifName, EGRESS_BY_INTERFACE)];
     for family in IpFamily::BOTH {
         let map = by_address(Direction::Egress, family);
@@ -456,7 +473,7 @@ fn empty_table(own_node: PodToOwnNode) -> Table {
     }
     let hook = |point| Some(Hook { point, priority: 0 });
     // U6: from a pod to its own node. The other way, nothing: N71
-    let judged = from_pod.iter().filter(|_| own_node == PodToOwnNode::Enforce);
+    let judged = from_pod.iter().filter(|_| settings.own_node == PodToOwnNode::Enforce);
     let input = Chain { hook: hook(HookPoint::Input), rules: first.iter().chain(judged).cloned().collect() };
     for family in IpFamily::BOTH {
         first.push(Match::default().hairpin_in(family, &hairpin(family)).then(Verdict::Accept));

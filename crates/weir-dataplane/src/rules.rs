@@ -60,6 +60,12 @@ const R0: Reg = Reg(0);
 pub(crate) const INVALID: u32 = 1;
 pub(crate) const ESTABLISHED: u32 = 2;
 pub(crate) const RELATED: u32 = 4;
+pub(crate) const NEW: u32 = 8;
+
+const TCP: u8 = 6;
+/// FIN, SYN, RST and ACK, and of them what the first packet of a connection has.
+const TCP_FLAGS: u8 = 0x17;
+const TCP_SYN: u8 = 0x02;
 
 const ICMPV6: u8 = 58;
 
@@ -81,9 +87,32 @@ impl Match {
     }
 
     /// `ct state` has one of these bits.
-    pub(crate) fn ct_state(mut self, bits: u32) -> Self {
+    pub(crate) fn ct_state(self, bits: u32) -> Self {
+        self.ct_bits(CtKey::State, bits)
+    }
+
+    /// The connection's mark has one of these bits.
+    pub(crate) fn ct_mark(self, bits: u32) -> Self {
+        self.ct_bits(CtKey::Mark, bits)
+    }
+
+    /// TCP that is new, and not with SYN alone.
+    pub(crate) fn tcp_new_without_syn(self) -> Self {
+        let mut this = self.ct_state(NEW).l4proto(TCP);
+        this.0.push(Expr::Payload { base: PayloadBase::Transport, offset: 13, len: 1, dreg: R0 });
+        this.0.push(Expr::Bitwise {
+            sreg: R0,
+            dreg: R0,
+            mask: Bytes::from_slice(&[TCP_FLAGS]),
+            xor: Bytes::from_slice(&[0]),
+        });
+        this.0.push(Expr::Cmp { sreg: R0, op: CmpOp::Neq, value: Bytes::from_slice(&[TCP_SYN]) });
+        this
+    }
+
+    fn ct_bits(mut self, key: CtKey, bits: u32) -> Self {
         let zero = Bytes::from_slice(&[0; 4]);
-        self.0.push(Expr::Ct { key: CtKey::State, dreg: R0 });
+        self.0.push(Expr::Ct { key, dreg: R0 });
         self.0.push(Expr::Bitwise {
             sreg: R0,
             dreg: R0,

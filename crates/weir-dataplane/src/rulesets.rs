@@ -26,6 +26,7 @@ use weir_compiler::slice::{
 
 use crate::model::{self, Chain, Set, Verdict};
 use crate::peers::{Kind, Union};
+use crate::planner::Settings;
 use crate::ports::{Segments, port_set_name, port_sets, segments, verdict_map};
 use crate::rules::{End, INVALID, IpFamily, Match};
 
@@ -96,8 +97,15 @@ pub(crate) fn closed(id: RulesetId, ruleset: &Ruleset) -> Layout {
     Layout { chains: [(chain_name(id, ruleset.direction), chain)].into(), ..Layout::default() }
 }
 
+/// What isolated pods drop whatever policies say (U27), at the head of a ruleset's chain.
+fn no_connection(settings: &Settings) -> Vec<model::Rule> {
+    let invalid = Match::default().ct_state(INVALID).then(Verdict::Drop);
+    let mid_stream = Match::default().tcp_new_without_syn().then(Verdict::Drop);
+    std::iter::once(invalid).chain(settings.drop_mid_stream.then_some(mid_stream)).collect()
+}
+
 /// The chains of a ruleset, one for each tier, with all that they refer to.
-pub(crate) fn layout(slice: &NodeSlice, id: RulesetId, ruleset: &Ruleset, costs: &Costs) -> Layout {
+pub(crate) fn layout(slice: &NodeSlice, id: RulesetId, ruleset: &Ruleset, settings: &Settings) -> Layout {
     let name = chain_name(id, ruleset.direction);
     let mut tiers: Vec<Tier> = ruleset.entries.iter().map(|e| e.tier).collect();
     if ruleset.isolated {
@@ -114,13 +122,13 @@ pub(crate) fn layout(slice: &NodeSlice, id: RulesetId, ruleset: &Ruleset, costs:
         Direction::Ingress => End::Source,
         Direction::Egress => End::Destination,
     };
-    let mut writer = Writer { slice, costs, end, layout: Layout::default() };
+    let mut writer = Writer { slice, costs: &settings.costs, end, layout: Layout::default() };
     for (i, tier) in tiers.iter().enumerate() {
         let next = tiers.get(i + 1).map(name_of);
         let entries: Vec<&Entry> = ruleset.entries.iter().filter(|e| e.tier == *tier).collect();
         let mut rules = Vec::new();
         if i == 0 {
-            rules.push(Match::default().ct_state(INVALID).then(Verdict::Drop)); // U27
+            rules.extend(no_connection(settings));
         }
         if ruleset.isolated && *tier == Tier::NetworkPolicy {
             let rules_of_tier: Vec<&Rule> = entries.iter().map(|e| &slice.rules[&e.rule]).collect();

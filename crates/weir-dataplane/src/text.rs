@@ -220,8 +220,8 @@ fn quoted(text: &str) -> String {
 #[derive(Clone)]
 enum Loaded {
     Name(&'static str, Option<Field>),
-    /// `ct state`, masked.
-    Bits(Bytes),
+    /// The same, masked.
+    Bits(&'static str, Bytes),
 }
 
 fn rule_text(rule: &Rule) -> String {
@@ -255,6 +255,7 @@ fn rule_text(rule: &Rule) -> String {
                     (PayloadBase::Transport, 0, 4) => ("@th,0,32", None),
                     (PayloadBase::Transport, 2, 2) => ("th dport", Some(Field::Port)),
                     (PayloadBase::Transport, 0, 1) => ("icmpv6 type", None),
+                    (PayloadBase::Transport, 13, 1) => ("tcp flags", None),
                     _ => ("# payload", None),
                 };
                 registers[usize::from(dreg.0)] = Some(Loaded::Name(name, field));
@@ -267,7 +268,8 @@ fn rule_text(rule: &Rule) -> String {
                 registers[usize::from(dreg.0)] = Some(Loaded::Name(name, Some(Field::Mark)));
             }
             Expr::Bitwise { dreg, mask, .. } => {
-                registers[usize::from(dreg.0)] = Some(Loaded::Bits(mask.clone()));
+                let (name, _) = named(registers[usize::from(dreg.0)].as_ref());
+                registers[usize::from(dreg.0)] = Some(Loaded::Bits(name, mask.clone()));
             }
             Expr::Cmp { sreg, op: CmpOp::Gte, value } if range_from(rule, i + 1) == Some(value) => {
                 let (name, field) = named(registers[usize::from(sreg.0)].as_ref());
@@ -323,18 +325,14 @@ fn range_from(rule: &Rule, i: usize) -> Option<&Bytes> {
 fn named(loaded: Option<&Loaded>) -> (&'static str, Option<Field>) {
     match loaded {
         Some(Loaded::Name(name, field)) => (name, *field),
-        Some(Loaded::Bits(_)) => ("ct state", None),
+        Some(Loaded::Bits(name, _)) => (name, None),
         None => ("# nothing", None),
     }
 }
 
 fn compared(loaded: Option<&Loaded>, op: CmpOp, value: &Bytes) -> String {
-    if let Some(Loaded::Bits(mask)) = loaded {
-        let bits = mask.as_slice().try_into().map_or(0, u32::from_ne_bytes);
-        let names = [(1, "invalid"), (2, "established"), (4, "related"), (8, "new"), (64, "untracked")];
-        let names: Vec<&str> = names.into_iter().filter(|(bit, _)| bits & bit != 0).map(|(_, n)| n).collect();
-        // (state & mask) != 0 is what nft writes for: one of these
-        return format!("ct state {}", names.join(","));
+    if let Some(Loaded::Bits(name, mask)) = loaded {
+        return bits_compared(name, mask, value);
     }
     let (name, field) = named(loaded);
     let op = match op {
@@ -348,6 +346,21 @@ fn compared(loaded: Option<&Loaded>, op: CmpOp, value: &Bytes) -> String {
         return format!("{name} {op}{family}");
     }
     format!("{name} {op}{}", value_text(field, value))
+}
+
+/// What Weir writes: that one of the bits is set or, of TCP's flags, that not just these are.
+fn bits_compared(name: &str, mask: &Bytes, value: &Bytes) -> String {
+    if name == "tcp flags" {
+        let number = |bytes: &Bytes| bytes.first().copied().unwrap_or_default();
+        return format!("{name} & {:#x} != {:#x}", number(mask), number(value));
+    }
+    let bits = mask.as_slice().try_into().map_or(0, u32::from_ne_bytes);
+    if name == "ct mark" {
+        return format!("{name} & {bits:#010x} != 0x00000000");
+    }
+    let names = [(1, "invalid"), (2, "established"), (4, "related"), (8, "new"), (64, "untracked")];
+    let names: Vec<&str> = names.into_iter().filter(|(bit, _)| bits & bit != 0).map(|(_, n)| n).collect();
+    format!("{name} {}", names.join(","))
 }
 
 fn value_text(field: Option<Field>, value: &[u8]) -> String {

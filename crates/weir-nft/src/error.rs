@@ -16,6 +16,12 @@ pub enum OpenError {
         "the kernel has no nf_tables: load it (modprobe nf_tables), or use a kernel that has CONFIG_NF_TABLES"
     )]
     NoNfTables,
+    /// The kernel does not list its connections.
+    #[error(
+        "the kernel has no ctnetlink: load it (modprobe nf_conntrack_netlink), use a kernel that has \
+         CONFIG_NF_CT_NETLINK, or run with --existing-connections=keep"
+    )]
+    NoConntrack,
     /// Anything else.
     #[error("cannot use a netlink socket for nftables")]
     Io(#[from] io::Error),

@@ -31,9 +31,12 @@
 //! - Every refused message is answered with its sequence number, and on newer kernels (6.2) with
 //!   the place of the refused element in it; that is how an error can name the object.
 //!
+//! Beside nf_tables there is [`conntrack`]: connections, and bits of their marks.
+//!
 //! Needs Linux 5.15 and `CAP_NET_ADMIN` in the user namespace that owns the network namespace.
 
 mod batch;
+pub mod conntrack;
 mod decl;
 mod dump;
 mod elements;

@@ -8,6 +8,7 @@
 //!            weir-agent, the program ──┬─> live    a file renamed           └─> start   in process
 //!                                      └─> start   memory, a second start
 //!   bulk: a large table, against nft -f
+//!   revoke: 100,000 connections, some of which a change forbids
 //!                                          all ──> figures: a table, and a line of JSON
 //! ```
 //!
@@ -21,6 +22,7 @@ mod cluster;
 mod figures;
 mod live;
 mod node;
+mod revoke;
 mod start;
 
 use std::path::Path;
@@ -54,6 +56,8 @@ enum Part {
     Start,
     /// A large table, against nft -f of the same
     Bulk,
+    /// From a commit to the last mark on a connection that it forbids
+    Revoke,
 }
 
 /// A signal came: the thread that took it cleans up and ends the process.
@@ -89,6 +93,9 @@ fn run(cli: &Cli) -> Result<()> {
     }
     if wanted(Part::Bulk) {
         bulk::measure(&mut report)?;
+    }
+    if wanted(Part::Revoke) {
+        revoke::measure(&mut report)?;
     }
     println!("\n{}", report.json());
     Ok(())

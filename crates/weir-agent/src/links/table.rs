@@ -140,6 +140,15 @@ impl LinkTable {
         Some(Attachment::Shared(master.unwrap_or(link).name.clone()))
     }
 
+    /// Whether the address is one of the node's own.
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        let family = if address.is_ipv6() { &self.v6 } else { &self.v4 };
+        let local = |route: &Route| route.table == TABLE_LOCAL && route.kind == RouteKind::Local;
+        family.iter().any(|(&length, networks)| {
+            networks.get(&Prefix::new(address, length)).is_some_and(|routes| routes.iter().any(local))
+        })
+    }
+
     /// How the addresses of all these pods are attached, in the given order. An interface with
     /// addresses of two pods behind it is nobody's own.
     pub fn attachments<'a, K>(

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 
+pub mod talk;
+
 use std::path::PathBuf;
 
 use tempfile::TempDir;
