@@ -11,7 +11,7 @@ use crate::object::ObjectKey;
 use crate::policy::{PeerClause, PortClause, RuleClause};
 use crate::ports::L4;
 use crate::slice::{
-    Action, Direction, Member, NodeSlice, PeerSet, PeerSetId, RuleId, Ruleset, SlicePod, Tier,
+    Action, Direction, Member, NodeSlice, PeerSet, PeerSetId, RuleId, Ruleset, RulesetId, SlicePod, Tier,
 };
 
 /// What one end says of a new connection.
@@ -111,16 +111,14 @@ impl NodeSlice {
         Verdict { allowed: false, reason: Reason::NoClause(by) }
     }
 
-    /// Whether [`verdict`](NodeSlice::verdict) allows it, without the reason, which is what costs there.
-    pub fn allows(&self, pod: &ObjectKey, direction: Direction, peer: IpAddr, l4: L4) -> bool {
-        let Some(state) = self.pods.get(pod) else { return true };
-        let Some(ruleset) = self.profiles[&state.profile].ruleset(direction) else { return true };
+    /// Whether a pod with this ruleset lets it pass, without the reason, which is what costs in a
+    /// [`verdict`](NodeSlice::verdict). A pod to itself is not known here (N73, U3).
+    pub fn accepts(&self, ruleset: RulesetId, peer: IpAddr, l4: L4) -> bool {
         let ruleset = &self.rulesets[&ruleset];
-        state.addresses.contains(&peer)
-            || match self.decide(ruleset, peer, l4) {
-                Some(action) => action == Action::Accept,
-                None => !ruleset.isolated,
-            }
+        match self.decide(ruleset, peer, l4) {
+            Some(action) => action == Action::Accept,
+            None => !ruleset.isolated,
+        }
     }
 
     /// What the rule that decides says: to accept or to deny. `None`: no rule decides.

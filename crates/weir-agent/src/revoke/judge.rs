@@ -3,30 +3,57 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use weir_compiler::object::{ObjectKey, Protocol};
+use weir_compiler::object::Protocol;
 use weir_compiler::ports::L4;
-use weir_compiler::slice::{Direction, NodeSlice};
+use weir_compiler::slice::{NodeSlice, RulesetId};
 use weir_nft::conntrack::{Entry, Layer4, Tuple};
 
-/// Answers that were given already: connections have addresses and destination ports in common.
-pub type Known = HashMap<(IpAddr, Direction, IpAddr, L4), bool>;
+/// What was found out about a slice. Connections have addresses and destination ports in common, and pods
+/// rulesets; it is of no use any more when the slice has changed.
+#[derive(Debug, Default)]
+pub struct Known {
+    ends: HashMap<IpAddr, End>,
+    answers: HashMap<(RulesetId, IpAddr, L4), bool>,
+}
+
+/// A pod of the slice, and what decides about it.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    pod: usize,
+    ingress: Option<RulesetId>,
+    egress: Option<RulesetId>,
+}
 
 /// Judges entries as the chains would judge a new connection: by the addresses that `forward` sees, after
 /// translation of the destination and before that of the source.
 pub struct Judge<'a> {
-    /// What the kernel enforces.
-    pub slice: &'a NodeSlice,
-    /// Whose each address of the slice's pods is.
-    pub owners: &'a HashMap<IpAddr, ObjectKey>,
+    slice: &'a NodeSlice,
     /// The node's own addresses.
-    pub is_local: &'a dyn Fn(IpAddr) -> bool,
+    is_local: &'a dyn Fn(IpAddr) -> bool,
     /// A pod reaches its own node whatever its policies say (U6).
-    pub pod_to_own_node: bool,
-    /// Answers of this slice.
-    pub known: &'a mut Known,
+    pod_to_own_node: bool,
+    known: &'a mut Known,
 }
 
-impl Judge<'_> {
+impl<'a> Judge<'a> {
+    /// `known` is empty, or was filled with the same slice. `is_local` knows the node's own addresses;
+    /// `pod_to_own_node`: a pod reaches them whatever its policies say (U6).
+    pub fn new(
+        slice: &'a NodeSlice,
+        is_local: &'a dyn Fn(IpAddr) -> bool,
+        pod_to_own_node: bool,
+        known: &'a mut Known,
+    ) -> Self {
+        if known.ends.is_empty() {
+            for (pod, state) in slice.pods.values().enumerate() {
+                let profile = &slice.profiles[&state.profile];
+                let end = End { pod, ingress: profile.ingress, egress: profile.egress };
+                known.ends.extend(state.addresses.iter().map(|address| (*address, end)));
+            }
+        }
+        Judge { slice, is_local, pod_to_own_node, known }
+    }
+
     /// Whether policies let it pass. A connection that was announced in another (by way of a conntrack
     /// helper) passes the chains as *related*, whatever its ports are: it is judged as the other (N93).
     pub fn allows(&mut self, entry: &Entry) -> bool {
@@ -37,24 +64,30 @@ impl Judge<'_> {
         }
     }
 
-    /// A pod to itself, through a Service as well, is a matter of the evaluator's (N73, U3).
     fn passes(&mut self, source: IpAddr, destination: IpAddr, l4: L4) -> bool {
-        let (from, to) = (self.owners.get(&source), self.owners.get(&destination));
-        let egress = match from {
-            Some(_) if self.pod_to_own_node && (self.is_local)(destination) => true,
-            Some(pod) => self.end(pod, Direction::Egress, source, destination, l4),
-            None => true,
-        };
-        let ingress = || match to {
-            Some(_) if (self.is_local)(source) => None, // N71
-            to => to,
-        };
-        egress && ingress().is_none_or(|pod| self.end(pod, Direction::Ingress, destination, source, l4))
+        let (from, to) = (self.known.ends.get(&source).copied(), self.known.ends.get(&destination).copied());
+        // a pod to itself, through a Service as well (N73, U3)
+        if let (Some(from), Some(to)) = (from, to)
+            && from.pod == to.pod
+        {
+            return true;
+        }
+        let mut egress = from.and_then(|end| end.egress);
+        if egress.is_some() && self.pod_to_own_node && (self.is_local)(destination) {
+            egress = None;
+        }
+        let mut ingress = to.and_then(|end| end.ingress);
+        if ingress.is_some() && (self.is_local)(source) {
+            ingress = None; // N71
+        }
+        self.accepts(egress, destination, l4) && self.accepts(ingress, source, l4)
     }
 
-    fn end(&mut self, pod: &ObjectKey, direction: Direction, own: IpAddr, peer: IpAddr, l4: L4) -> bool {
-        let ask = || self.slice.allows(pod, direction, peer, l4);
-        *self.known.entry((own, direction, peer, l4)).or_insert_with(ask)
+    /// `None`: not isolated (N1).
+    fn accepts(&mut self, ruleset: Option<RulesetId>, peer: IpAddr, l4: L4) -> bool {
+        let Some(ruleset) = ruleset else { return true };
+        let ask = || self.slice.accepts(ruleset, peer, l4);
+        *self.known.answers.entry((ruleset, peer, l4)).or_insert_with(ask)
     }
 }
 

@@ -32,14 +32,14 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use weir_compiler::object::{Event, ObjectKey};
+use weir_compiler::object::Event;
 use weir_compiler::slice::{Change, NodeSlice};
 use weir_nft::OpenError;
 use weir_nft::conntrack::{Conntrack, ConntrackError, Entry, Marking};
@@ -91,8 +91,8 @@ pub struct Revoker {
     worker: Worker,
     need: Need,
     departed: Departed,
-    /// Whose each address of this node's pods is.
-    owners: Arc<HashMap<IpAddr, ObjectKey>>,
+    /// The addresses of this node's pods.
+    pods: Arc<HashSet<IpAddr>>,
     known: Known,
     look: Option<(Look, Instant)>,
     /// A look is to come, at the earliest at this time.
@@ -119,7 +119,7 @@ impl Revoker {
             worker,
             need: Need::everything(node),
             departed: Departed::default(),
-            owners: Arc::default(),
+            pods: Arc::default(),
             known: Known::default(),
             look: None,
             next: None,
@@ -142,7 +142,7 @@ impl Revoker {
 
     /// Takes note of changes that are about to be carried out on `slice`.
     pub fn changes(&mut self, slice: &NodeSlice, changes: &[Change]) {
-        self.known.clear();
+        self.known = Known::default();
         for change in changes {
             let left = self.need.change(slice, change, self.marked);
             self.departed.leave(left);
@@ -153,11 +153,8 @@ impl Revoker {
     pub fn committed(&mut self, slice: &NodeSlice) {
         let Some(pods) = self.need.take() else { return };
         if pods {
-            let of = |(key, pod): (&ObjectKey, &weir_compiler::slice::SlicePod)| {
-                pod.addresses.iter().map(|a| (*a, key.clone())).collect::<Vec<_>>()
-            };
-            self.owners = Arc::new(slice.pods.iter().flat_map(of).collect());
-            self.departed.owned(|address| self.owners.contains_key(&address), Instant::now());
+            self.pods = Arc::new(slice.pods.values().flat_map(|pod| pod.addresses.iter().copied()).collect());
+            self.departed.owned(|address| self.pods.contains(&address), Instant::now());
         }
         self.fresh = true;
         self.next = Some(Instant::now());
@@ -174,9 +171,9 @@ impl Revoker {
         self.looks
     }
 
-    /// No look is under way or to come.
+    /// No look is under way or to come, and the next one would begin at once.
     pub fn is_idle(&self) -> bool {
-        self.look.is_none() && self.next.is_none()
+        self.look.is_none() && self.next.is_none() && self.not_before <= Instant::now()
     }
 
     /// Waits for something to do. Cancel-safe.
@@ -220,20 +217,14 @@ impl Revoker {
         let first = std::mem::take(&mut self.fresh);
         self.departed.begin();
         let left = self.departed.addresses();
-        self.worker.look(Arc::clone(&self.owners), left);
+        self.worker.look(Arc::clone(&self.pods), left);
         self.look = Some((Look { first, ..Look::default() }, now));
     }
 
     fn judge(&mut self, entries: Vec<Entry>, slice: &NodeSlice, is_local: impl Fn(IpAddr) -> bool) {
         let Some((look, _)) = &mut self.look else { return };
         look.entries += entries.len();
-        let mut judge = Judge {
-            slice,
-            owners: &self.owners,
-            is_local: &is_local,
-            pod_to_own_node: self.options.pod_to_own_node,
-            known: &mut self.known,
-        };
+        let mut judge = Judge::new(slice, &is_local, self.options.pod_to_own_node, &mut self.known);
         let mut markings = Vec::new();
         for entry in entries {
             let allowed = !self.departed.holds(&entry) && judge.allows(&entry);

@@ -1,6 +1,5 @@
 //! What is judged, when, and for how long, without a kernel.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -95,12 +94,9 @@ impl World {
     }
 
     fn allows(&self, entry: &Entry, pod_to_own_node: bool) -> bool {
-        let owners: HashMap<IpAddr, ObjectKey> =
-            self.slice.pods.iter().map(|(key, pod)| (pod.addresses[0], key.clone())).collect();
         let mut known = Known::default();
         let is_local = |address| address == ip(NODE);
-        let (slice, owners, is_local) = (&self.slice, &owners, &is_local);
-        let mut judge = Judge { slice, owners, is_local, pod_to_own_node, known: &mut known };
+        let mut judge = Judge::new(&self.slice, &is_local, pod_to_own_node, &mut known);
         let answer = judge.allows(entry);
         assert_eq!(judge.allows(entry), answer, "what is known");
         answer

@@ -1,13 +1,12 @@
 //! The thread that talks to conntrack: a dump of 100,000 entries keeps nothing else waiting.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use tokio::sync::mpsc as channel;
-use weir_compiler::object::ObjectKey;
 use weir_nft::conntrack::{Conntrack, ConntrackError, Entry, Marking};
 
 /// Entries that are judged in one turn.
@@ -16,7 +15,7 @@ const CHUNK: usize = 512;
 const QUEUE: usize = 4;
 
 enum Command {
-    Look { owners: Arc<HashMap<IpAddr, ObjectKey>>, also: HashSet<IpAddr> },
+    Look { pods: Arc<HashSet<IpAddr>>, also: HashSet<IpAddr> },
     Mark(Vec<Marking>),
 }
 
@@ -46,9 +45,9 @@ impl Worker {
     }
 
     /// Begins a look at the entries that have one of these addresses as an end, or are marked.
-    pub(super) fn look(&self, owners: Arc<HashMap<IpAddr, ObjectKey>>, also: HashSet<IpAddr>) {
+    pub(super) fn look(&self, pods: Arc<HashSet<IpAddr>>, also: HashSet<IpAddr>) {
         // a thread that is gone shows in `report`
-        let _ = self.commands.send(Command::Look { owners, also });
+        let _ = self.commands.send(Command::Look { pods, also });
     }
 
     /// The answer to a chunk of entries.
@@ -87,18 +86,18 @@ struct Over;
 impl Thread {
     fn run(mut self) {
         while let Ok(command) = self.inbox.recv() {
-            if let Command::Look { owners, also } = command
-                && self.look(&owners, &also).is_err()
+            if let Command::Look { pods, also } = command
+                && self.look(&pods, &also).is_err()
             {
                 return;
             }
         }
     }
 
-    fn look(&mut self, owners: &HashMap<IpAddr, ObjectKey>, also: &HashSet<IpAddr>) -> Result<(), Over> {
+    fn look(&mut self, pods: &HashSet<IpAddr>, also: &HashSet<IpAddr>) -> Result<(), Over> {
         let Thread { mark, reader, writer, inbox, outbox, unanswered, result } = self;
         let concerns = |entry: &Entry| {
-            let ours = |address: &IpAddr| owners.contains_key(address) || also.contains(address);
+            let ours = |address: &IpAddr| pods.contains(address) || also.contains(address);
             // a child of another connection may have other ends than that
             let master = entry.master.iter().flat_map(|m| [m.source, m.destination]);
             entry.mark & mark.get() != 0
