@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use weir_agent::run::{Options, Source};
-use weir_agent::{kernel, revoke, run};
+use weir_agent::{kernel, run};
 use weir_compiler::flow::PodToOwnNode;
 use weir_dataplane::Settings;
 

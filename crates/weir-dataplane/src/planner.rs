@@ -458,8 +458,10 @@ fn empty_table(settings: Settings) -> Table {
     first.extend([
         Match::default().ct_state(ESTABLISHED | RELATED).then(Verdict::Accept), // N90, N93
         // N92: neighbour discovery and multicast listeners
-        Match::default().icmpv6_type(130, 137).then(Verdict::Accept),
-        Match::default().icmpv6_type(143, 143).then(Verdict::Accept),
+        // of this link, which their hop limits prove: who routes a packet takes one off
+        Match::default().hop_limit(255).icmpv6_type(133, 137).then(Verdict::Accept),
+        Match::default().hop_limit(1).icmpv6_type(130, 132).then(Verdict::Accept),
+        Match::default().hop_limit(1).icmpv6_type(143, 143).then(Verdict::Accept),
     ]);
     let mut from_pod = vec![Match::default().interface_vmap(MetaKey::IifName, EGRESS_BY_INTERFACE)];
     for family in IpFamily::BOTH {

@@ -133,6 +133,13 @@ impl Match {
         self.cmp(&[number])
     }
 
+    /// IPv6, with this hop limit.
+    pub(crate) fn hop_limit(self, limit: u8) -> Self {
+        let mut this = self.ip_family(IpFamily::V6);
+        this.0.push(Expr::Payload { base: PayloadBase::Network, offset: 7, len: 1, dreg: R0 });
+        this.cmp(&[limit])
+    }
+
     /// The ICMPv6 type is in a range.
     pub(crate) fn icmpv6_type(self, first: u8, last: u8) -> Self {
         let mut this = self.l4proto(ICMPV6);

@@ -244,6 +244,7 @@ fn rule_text(rule: &Rule) -> String {
                 let (name, field) = match (base, offset, len) {
                     (PayloadBase::Network, 12, 4) => ("ip saddr", Some(Field::Ipv4)),
                     (PayloadBase::Network, 16, 4) => ("ip daddr", Some(Field::Ipv4)),
+                    (PayloadBase::Network, 7, 1) => ("ip6 hoplimit", None),
                     (PayloadBase::Network, 8, 16) => ("ip6 saddr", Some(Field::Ipv6)),
                     (PayloadBase::Network, 24, 16) => ("ip6 daddr", Some(Field::Ipv6)),
                     (PayloadBase::LinkLayer, 6, 6) => ("ether saddr", Some(Field::Mac)),

@@ -330,7 +330,8 @@ fn u27_tcp_in_mid_stream_is_judged_at_first_and_dropped_later() {
         let friend = tcp(&t, "friend", "server", (SERVER, 80), 80, Speakers::Both);
         let denied = tcp(&t, "denied", "server", (SERVER, 81), 81, Speakers::Both);
         let program = with_arguments(folder.path(), &format!("--mid-stream-grace={grace}"));
-        let setup = AgentSetup { program, manifests: t.lab.manifests(), logs: t.lab.logs() };
+        let setup =
+            AgentSetup { program, manifests: t.lab.manifests(), logs: t.lab.logs(), arguments: vec![] };
         let start = || {
             let mut agent = Agent::start("n1", place(&t.lab, "n1"), &setup).expect("an agent");
             agent.wait_ready(Duration::from_secs(10)).expect("ready");

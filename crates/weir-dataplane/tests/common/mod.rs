@@ -107,6 +107,7 @@ fn evaluate(state: &State<'_>, rule: &Rule, packet: &Packet) -> Option<Verdict> 
                     }
                     (PayloadBase::Transport, 2, 2, _) => packet.port.to_be_bytes().to_vec(),
                     (PayloadBase::Transport, 0, 1, _) => vec![128],
+                    (PayloadBase::Network, 7, 1, false) => vec![64],
                     other => panic!("reads {other:?} of a packet of the other family"),
                 };
                 load(&mut registers, dreg.0, &value);
