@@ -22,7 +22,7 @@ const HERE: u32 = 110;
 const CLIENTS: u32 = 1_000;
 /// One policy for each hundredth of the clients.
 const POLICIES: u32 = 100;
-const ROUNDS: usize = 10;
+const ROUNDS: usize = 5;
 const GOAL: f64 = 100.0;
 const MARK: NonZeroU32 = NonZeroU32::new(0x1000).expect("a number");
 const SECONDS: u32 = 3_600;
@@ -165,7 +165,7 @@ fn labels(key: &str, value: String) -> Labels {
 
 fn pod(address: IpAddr, here: Option<u32>, number: u32) -> Pod {
     Pod {
-        key: ObjectKey::new("x", &address.to_string()),
+        key: ObjectKey::new("x", address.to_string()),
         uid: String::new(),
         labels: match here {
             Some(_) => labels("app", "server".to_owned()),
@@ -194,5 +194,5 @@ fn policy(number: u32) -> Policy {
 }
 
 fn key(number: u32) -> ObjectKey {
-    ObjectKey::new("x", &format!("policy-{number}"))
+    ObjectKey::new("x", format!("policy-{number}"))
 }
