@@ -13,7 +13,7 @@ use proptest::test_runner::{TestCaseError, TestRunner};
 use weir_agent::kernel::{Done, Kernel, cleanup};
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::{Family, Table};
-use weir_dataplane::{Attachment, Attachments, Planner, TABLE};
+use weir_dataplane::{Attachment, Attachments, Options, Planner, TABLE};
 use weir_nft::Nft;
 use world::batches;
 
@@ -63,7 +63,8 @@ fn the_kernel_holds_the_plan_after_every_change() {
             .run(&cases, |(batches, seeds)| {
                 let mut kernel = kernel.borrow_mut();
                 let mut compiler = Compiler::new(Scope::Node("n1".into()));
-                let mut planner = Planner::new();
+                let revoked_mark = std::num::NonZeroU32::new(0x1000);
+                let mut planner = Planner::with(Options { revoked_mark, drop_mid_stream: false });
                 planner.take();
                 kernel.doubt(); // what the last case left is an installed table like any other
                 kernel.sync(planner.table(), None).unwrap();
@@ -72,6 +73,9 @@ fn the_kernel_holds_the_plan_after_every_change() {
                         planner.update(&delta.changes);
                     }
                     planner.attach(attachments(&planner, seed));
+                    if seed % 4 == 0 {
+                        planner.drop_mid_stream(); // from then on
+                    }
                     let pending = planner.take();
                     let done = kernel
                         .sync(planner.table(), pending)
