@@ -66,7 +66,8 @@ fn the_kernel_holds_the_plan_after_every_change() {
             .run(&cases, |(batches, seeds, costs)| {
                 let mut kernel = kernel.borrow_mut();
                 let mut compiler = Compiler::new(Scope::Node("n1".into()));
-                let mut planner = Planner::with(Settings { costs, ..Settings::default() });
+                let revoked_mark = std::num::NonZeroU32::new(0x1000);
+                let mut planner = Planner::with(Settings { costs, revoked_mark, ..Settings::default() });
                 planner.take();
                 kernel.doubt(); // what the last case left is an installed table like any other
                 kernel.sync(&planner.tables(), Vec::new()).unwrap();
@@ -75,6 +76,9 @@ fn the_kernel_holds_the_plan_after_every_change() {
                         planner.update(&delta.changes);
                     }
                     planner.attach(attachments(&planner, seed));
+                    if seed % 4 == 0 {
+                        planner.drop_mid_stream(); // from then on
+                    }
                     let pending = planner.take();
                     let done = kernel
                         .sync(&planner.tables(), pending)

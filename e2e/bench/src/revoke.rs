@@ -22,7 +22,7 @@ const HERE: u32 = 110;
 const CLIENTS: u32 = 1_000;
 /// One policy for each hundredth of the clients.
 const POLICIES: u32 = 100;
-const ROUNDS: usize = 10;
+const ROUNDS: usize = 5;
 const GOAL: f64 = 100.0;
 const MARK: NonZeroU32 = NonZeroU32::new(0x1000).expect("a number");
 const SECONDS: u32 = 3_600;

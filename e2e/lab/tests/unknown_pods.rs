@@ -81,6 +81,9 @@ fn u11_unknown_pods_are_closed_until_they_are_known() {
             assert!(!passes(&late, &far) && !passes(&far, &late), "by way of the node, {links}");
             soon("others", || passes(&known, &far) && passes(&far, &known));
             std::fs::write(&file, &text).expect("known");
+            // from other ports: what an address was an end of when its pod left has ended (U9)
+            let (known, late) = (bind(&t, "known", KNOWN[family]), bind(&t, "late", LATE[family]));
+            let far = bind(&t, "far", FAR[family]);
             soon("open", || passes(&known, &late) && passes(&late, &known));
             soon("all of it", || passes(&late, &far) && passes(&far, &late));
         }

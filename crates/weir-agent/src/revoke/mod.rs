@@ -13,16 +13,14 @@
 //! Deleting entries would not do: the server's next packet makes another in the reverse direction, and
 //! the connection lives on. A marked entry stays for as long as anybody sends, and nothing passes.
 //!
-//! - **When.** After a commit that can forbid something, or allow again what is marked ([`need`]); at the
+//! - **When.** After a commit that can forbid something, or allow again what is marked (`need.rs`); at the
 //!   start; and a second time shortly after, for connections whose first packet was on its way through
 //!   the old rules while the first dump ran. There is no periodic look. Bursts share a look, and looks
 //!   take no more than half of the time.
 //! - **Where.** The dump is made by a thread of its own, which hands over what concerns this node's pods
 //!   in chunks; each chunk is judged in a turn of the agent's loop, so that no commit waits for long.
 //! - **Addresses.** What a pod's address was an end of when the pod let go of it is revoked whatever
-//!   policies say ([`Departed`]): its next owner takes no connections along.
-//!
-//! [`need`]: Need
+//!   policies say (`departed.rs`): its next owner takes no connections along.
 
 mod departed;
 mod judge;
