@@ -8,6 +8,7 @@
 //!            weir-agent, the program ──┬─> live    a file renamed           └─> start   in process
 //!                                      └─> start   memory, a second start
 //!   bulk: a large table, against nft -f
+//!   compare: connections, beside other ways to enforce the same policies
 //!                                          all ──> figures: a table, and a line of JSON
 //! ```
 //!
@@ -18,6 +19,7 @@
 mod bulk;
 mod change;
 mod cluster;
+mod compare;
 mod figures;
 mod live;
 mod node;
@@ -54,6 +56,8 @@ enum Part {
     Start,
     /// A large table, against nft -f of the same
     Bulk,
+    /// What a connection pays, beside other ways to enforce the same policies
+    Compare,
 }
 
 /// A signal came: the thread that took it cleans up and ends the process.
@@ -89,6 +93,9 @@ fn run(cli: &Cli) -> Result<()> {
     }
     if wanted(Part::Bulk) {
         bulk::measure(&mut report)?;
+    }
+    if wanted(Part::Compare) {
+        compare::measure(&mut report)?;
     }
     println!("\n{}", report.json());
     Ok(())
