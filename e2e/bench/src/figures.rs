@@ -98,6 +98,11 @@ impl Report {
         self.figures.push(figure);
     }
 
+    /// Takes a figure that has been printed.
+    pub(crate) fn keep(&mut self, figure: Figure) {
+        self.figures.push(figure);
+    }
+
     /// Takes a series of layouts and prints it.
     pub(crate) fn compared(&mut self, rows: Vec<Row>) {
         println!(

@@ -41,7 +41,7 @@ use figures::Report;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
-    /// What to measure (default: everything)
+    /// What to measure (default: everything but cost)
     #[arg(value_enum)]
     parts: Vec<Part>,
 }
@@ -58,6 +58,8 @@ enum Part {
     Bulk,
     /// What a connection pays, beside other ways to enforce the same policies
     Compare,
+    /// What rules, lookups and members cost, by which Weir's limits are chosen; only if named
+    Cost,
 }
 
 /// A signal came: the thread that took it cleans up and ends the process.
@@ -96,6 +98,9 @@ fn run(cli: &Cli) -> Result<()> {
     }
     if wanted(Part::Compare) {
         compare::measure(&mut report)?;
+    }
+    if cli.parts.contains(&Part::Cost) {
+        compare::cost::measure(&mut report)?;
     }
     println!("\n{}", report.json());
     Ok(())

@@ -18,6 +18,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use weir_dataplane::Costs;
+
 use super::case::{Case, SERVER};
 use super::wire::{SERVER_LINK, Wired};
 use crate::node::Node;
@@ -39,10 +41,14 @@ pub(super) const NOTHING: &str = "no rules";
 /// Weir with nftables' own sets.
 pub(super) const WEIR: &str = "Weir, nft sets";
 
+/// What all others need, too, and any node with kube-proxy has.
+pub(super) const TRACKING: Layout =
+    Layout { name: "connection tracking alone", enforces: false, needs: &["nft"], program: tracking };
+
 /// All of them; a layout more is a line more.
 pub(super) const ALL: [Layout; 5] = [
     Layout { name: NOTHING, enforces: false, needs: &[], program: |_| Ok(()) },
-    Layout { name: "connection tracking alone", enforces: false, needs: &["nft"], program: tracking },
+    TRACKING,
     Layout { name: WEIR, enforces: true, needs: &[], program: |case| weir(case).map(drop) },
     Layout { name: "sets in a row", enforces: true, needs: &["nft"], program: row },
     Layout {
@@ -78,7 +84,12 @@ impl Layout {
 
 /// Weir's own way from objects to the kernel; in this thread's namespace.
 pub(super) fn weir(case: &Case) -> Result<Node> {
-    let mut node = Node::new()?;
+    weir_with(case, Costs::default())
+}
+
+/// The same with other limits.
+pub(super) fn weir_with(case: &Case, costs: Costs) -> Result<Node> {
+    let mut node = Node::with_costs(costs)?;
     node.turn(case.events())?;
     node.check()?;
     Ok(node)

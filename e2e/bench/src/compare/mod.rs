@@ -10,7 +10,9 @@
 //! The machine may do other things meanwhile. So all layouts are ready beforehand, rounds are short, and
 //! what counts is the ratio of two layouts within a round; of many rounds, the median.
 
+mod bench;
 mod case;
+pub(crate) mod cost;
 mod layouts;
 mod samples;
 mod traffic;
@@ -18,15 +20,16 @@ mod wire;
 
 use std::fmt;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::figures::{Figure, Report};
+use bench::Bench;
 use case::{Case, Random};
-use layouts::{ALL, Layout, NOTHING, WEIR};
-use samples::{Samples, Spread, ratios};
-use traffic::{PIECE, Pipe};
+use layouts::{ALL, Layout, NOTHING, TRACKING, WEIR};
+use samples::{Samples, Spread, by_round, ratios};
+use traffic::PIECE;
 use wire::Wired;
 
 /// Policies on the pod, with so many peers among them.
@@ -37,9 +40,6 @@ const PEERS: [usize; 3] = [10, 1_000, 100_000];
 const POLICIES_OF_PEERS: usize = 10;
 
 const ROUNDS: usize = 100;
-const CONNECTS: usize = 100;
-const WARM: usize = 5;
-const PIECES: usize = 32;
 /// Sockets that are open at the same time, by far.
 const SOCKETS: u64 = 16_384;
 
@@ -49,7 +49,8 @@ const GOAL_BULK: f64 = 1.01;
 const GOAL_ELEMENT: f64 = 1.0;
 const ELEMENT_SAMPLES: usize = 400;
 
-/// A layout with a number of policies and peers: what was measured. Ratios are to no rules at all.
+/// A layout with a number of policies and peers: what was measured. Ratios are to no rules at
+/// all, for the same connections.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Row {
     /// `policies` or `peers`: what is varied.
@@ -78,8 +79,7 @@ pub(crate) struct Row {
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let of = |n: usize| if n == 0 { "-".to_owned() } else { n.to_string() };
-        write!(f, "  {:<26} {:>8} {:>7}", self.layout, of(self.policies), of(self.peers))?;
+        write!(f, "  {:<26} {:>8} {:>7}", self.layout, self.policies, self.peers)?;
         write!(f, " {:>8.1} {:>8.1}", self.connect[0], self.connect[1])?;
         write!(f, " {}, {:>4.2}", self.connect_ratio, self.p99_ratio)?;
         write!(f, " {:>8.0} {}", self.per_second, self.per_second_ratio)?;
@@ -89,8 +89,7 @@ impl fmt::Display for Row {
 
 /// Measures both series.
 pub(crate) fn measure(report: &mut Report) -> Result<()> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, SOCKETS.min(hard), hard)?;
+    allow_sockets()?;
     let layouts: Vec<&Layout> = ALL.iter().filter(|layout| layout.available()).collect();
     for missing in ALL.iter().filter(|layout| !layout.available()) {
         println!("\nNot compared here: {} (needs {})", missing.name, missing.needs.join(", "));
@@ -102,93 +101,62 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
     series(report, &layouts, "peers", &cases)
 }
 
-/// A layout with a case, ready to be measured.
-struct Bench<'a> {
-    layout: &'a Layout,
-    case: &'a Case,
-    wired: Wired,
-    pipe: Pipe,
-    samples: Samples,
-}
-
-impl<'a> Bench<'a> {
-    fn new(layout: &'a Layout, case: &'a Case) -> Result<Bench<'a>> {
-        let wired = layout.node(case)?;
-        let flow = case.allowed(&mut Random::new(3));
-        // its thread moves into the client's namespace
-        let pipe = std::thread::scope(|scope| scope.spawn(|| Pipe::new(&wired, &flow)).join())
-            .map_err(|_| anyhow::anyhow!("a thread panicked"))??;
-        Ok(Bench { layout, case, wired, pipe, samples: Samples::default() })
-    }
-
-    fn round(&mut self, random: &mut Random) -> Result<()> {
-        let connects = traffic::connect(&self.wired, &mut || self.case.allowed(random), CONNECTS, WARM)?;
-        let bulk = self.pipe.send(PIECES)?;
-        self.samples.round(connects, bulk);
-        Ok(())
-    }
-}
-
 fn series(report: &mut Report, layouts: &[&Layout], name: &'static str, cases: &[Case]) -> Result<()> {
     report.heading(&format!("Weir beside others: {name}"));
     let mut benches = Vec::new();
-    for layout in layouts {
-        // what enforces nothing is the same for all cases
-        let cases = if layout.enforces { cases } else { &cases[..1] };
-        for case in cases {
-            benches.push(Bench::new(layout, case)?);
+    for case in cases {
+        for layout in layouts {
+            benches.push(Bench::new(layout.name, layout.enforces, case, layout.node(case)?)?);
         }
     }
-    // the thread that measures moves from namespace to namespace
-    std::thread::scope(|scope| scope.spawn(|| rounds(&mut benches)).join())
-        .map_err(|_| anyhow::anyhow!("the thread that measures panicked"))??;
+    bench::measure(&mut benches, ROUNDS, true)?;
 
-    let nothing = benches.iter().position(|b| b.layout.name == NOTHING).unwrap_or(0);
-    let nothing = &benches[nothing].samples;
-    let rows = benches.iter().map(|bench| Row {
-        series: name.to_owned(),
-        layout: bench.layout.name.to_owned(),
-        policies: if bench.layout.enforces { bench.case.policies } else { 0 },
-        peers: if bench.layout.enforces { bench.case.peers.len() } else { 0 },
-        connect: [bench.samples.connect(50), bench.samples.connect(99)],
-        connect_ratio: ratios(&bench.samples.connect, &nothing.connect),
-        p99_ratio: bench.samples.connect(99) / nothing.connect(99),
-        per_second: 1e6 / Spread::of(&bench.samples.whole).median,
-        per_second_ratio: ratios(&nothing.whole, &bench.samples.whole),
-        throughput: 8e-3 * PIECE as f64 / Spread::of(&bench.samples.bulk).median,
-        throughput_ratio: ratios(&nothing.bulk, &bench.samples.bulk),
-    });
-    report.compared(rows.collect());
+    let of = |layout: &str, case: &Case| -> Result<&Samples> {
+        let found = benches.iter().find(|b| b.name == layout && std::ptr::eq(b.case, case));
+        found.map(|bench| &bench.samples).with_context(|| format!("{layout} was not measured"))
+    };
+    let mut rows = Vec::new();
+    for Bench { name: layout, case, samples, .. } in &benches {
+        let nothing = of(NOTHING, case)?;
+        rows.push(Row {
+            series: name.to_owned(),
+            layout: layout.clone(),
+            policies: case.policies,
+            peers: case.peers.len(),
+            connect: [samples.connect(50), samples.connect(99)],
+            connect_ratio: ratios(&samples.connect, &nothing.connect),
+            p99_ratio: samples.connect(99) / nothing.connect(99),
+            per_second: 1e6 / Spread::of(&samples.whole).median,
+            per_second_ratio: ratios(&nothing.whole, &samples.whole),
+            throughput: 8e-3 * PIECE as f64 / Spread::of(&samples.bulk).median,
+            throughput_ratio: ratios(&nothing.bulk, &samples.bulk),
+        });
+    }
+    report.compared(rows);
 
-    let of_weir = |case: &Case| {
-        let found = |b: &&Bench<'_>| b.layout.name == WEIR && std::ptr::eq(b.case, case);
-        benches.iter().find(found).map(|bench| &bench.samples)
+    let (least, most) = (&cases[0], &cases[cases.len() - 1]);
+    let number = |case: &Case| if name == "policies" { case.policies } else { case.peers.len() };
+    let (few, many) = (number(least), number(most));
+    // the same connections cost more when they go to more ports, also without rules
+    let by_nothing =
+        |case| Ok::<_, anyhow::Error>(by_round(&of(WEIR, case)?.connect, &of(NOTHING, case)?.connect));
+    let ratio = ratios(&by_nothing(most)?, &by_nothing(least)?);
+    let mut add = |what: String, ratio: Spread, goal: f64| {
+        let figure = Figure { samples: ROUNDS, ..Figure::one("compare", what, "ratio", ratio.median) };
+        report.add(figure.goal(goal));
     };
-    let (Some(least), Some(most)) = (of_weir(&cases[0]), of_weir(&cases[cases.len() - 1])) else {
-        return Ok(());
-    };
-    let value = |case: &Case| if name == "policies" { case.policies } else { case.peers.len() };
-    let what = format!("Weir: connect, {} {name} / {}", value(&cases[cases.len() - 1]), value(&cases[0]));
-    let of_rounds = |ratio: f64| Figure { samples: ROUNDS, ..Figure::one("compare", &what, "ratio", ratio) };
-    report.add(of_rounds(ratios(&most.connect, &least.connect).median).goal(GOAL_POLICIES));
-    let what = format!("Weir: bulk, no rules / {} {name}", value(&cases[cases.len() - 1]));
-    let ratio = ratios(&most.bulk, &nothing.bulk).median;
-    let figure = Figure { samples: ROUNDS, ..Figure::one("compare", what, "ratio", ratio) };
-    report.add(figure.goal(GOAL_BULK));
+    add(format!("Weir: time to connect, {many} {name} / {few}"), ratio, GOAL_POLICIES);
+    for other in [NOTHING, TRACKING.name].into_iter().filter(|name| layouts.iter().any(|l| l.name == *name)) {
+        let ratio = ratios(&of(WEIR, most)?.bulk, &of(other, most)?.bulk);
+        add(format!("bulk, time: Weir / {other}, {many} {name}"), ratio, GOAL_BULK);
+    }
     Ok(())
 }
 
-fn rounds(benches: &mut [Bench<'_>]) -> Result<()> {
-    let checked: Vec<_> =
-        benches.iter().map(|b| (b.layout.name, &b.wired, b.case, b.layout.enforces)).collect();
-    traffic::check(&checked)?;
-    let mut random = Random::new(4);
-    let mut order: Vec<usize> = (0..benches.len()).collect();
-    for _ in 0..ROUNDS {
-        random.shuffle(&mut order);
-        order.iter().try_for_each(|i| benches[*i].round(&mut random))?;
-    }
-    Ok(())
+/// So many files may be open: each node has listeners.
+fn allow_sockets() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, SOCKETS.min(hard), hard)?)
 }
 
 /// One pod elsewhere that comes and goes: an element, beside the chains of many policies.

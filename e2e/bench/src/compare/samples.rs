@@ -64,7 +64,17 @@ impl fmt::Display for Spread {
 
 /// What `over` is to `under`, round by round.
 pub(super) fn ratios(over: &[f64], under: &[f64]) -> Spread {
-    let all: Vec<f64> = over.iter().zip(under).map(|(over, under)| over / under).collect();
+    Spread::of(&by_round(over, under))
+}
+
+/// The same, each of them.
+pub(super) fn by_round(over: &[f64], under: &[f64]) -> Vec<f64> {
+    over.iter().zip(under).map(|(over, under)| over / under).collect()
+}
+
+/// What `over` is more than `under`, round by round, by so many.
+pub(super) fn differences(over: &[f64], under: &[f64], parts: usize) -> Spread {
+    let all: Vec<f64> = over.iter().zip(under).map(|(over, under)| (over - under) / parts as f64).collect();
     Spread::of(&all)
 }
 
