@@ -9,7 +9,7 @@
 //!                                      └─> start   memory, a second start
 //!   bulk: a large table, against nft -f
 //!   compare: connections, beside other ways to enforce the same policies
-//!                                          all ──> figures: a table, and a line of JSON
+//!                                          all ──> figures: a table, and a line of JSON ──> plot: SVG
 //! ```
 //!
 //! Everything happens in network namespaces that end with this process, and so do the agents. No figure
@@ -25,12 +25,12 @@ mod live;
 mod node;
 mod start;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::signal::{SigSet, Signal};
 
 use figures::Report;
@@ -40,10 +40,24 @@ use figures::Report;
 /// The last line is JSON. Takes about a minute, everything in network namespaces of its own.
 #[derive(Debug, Parser)]
 #[command(version)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// What to measure (default: everything but cost)
     #[arg(value_enum)]
     parts: Vec<Part>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Draws the comparison of an earlier run as SVG
+    Plot {
+        /// What that run printed, or the last line of it
+        results: PathBuf,
+        /// The file to write
+        svg: PathBuf,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -80,6 +94,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<()> {
+    if let Some(Command::Plot { results, svg }) = &cli.command {
+        return compare::plot::plot(results, svg);
+    }
     let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
     end_with_signals(scratch.path())?;
     let mut report = Report::default();

@@ -1,5 +1,7 @@
 //! Nodes that are ready to be measured, and the rounds in which they are, in turns.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, anyhow};
 
 use super::case::{Case, Random};
@@ -13,6 +15,11 @@ const CONNECTS: usize = 100;
 const WARM: usize = 5;
 /// Pieces of bulk in a round.
 const PIECES: usize = 32;
+
+/// For all rounds together.
+const AT_MOST: Duration = Duration::from_secs(80);
+/// Fewer rounds say nothing.
+const AT_LEAST: usize = 20;
 
 /// A node with rules, and what was measured there.
 pub(super) struct Bench<'a> {
@@ -40,7 +47,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Checks the verdicts of all, then measures all of them in each round.
+/// Checks the verdicts of all, then measures all of them in each round; in fewer rounds, if they take too long.
 pub(super) fn measure(benches: &mut [Bench<'_>], rounds: usize, bulk: bool) -> Result<()> {
     aside(|| {
         let checked: Vec<_> =
@@ -48,7 +55,12 @@ pub(super) fn measure(benches: &mut [Bench<'_>], rounds: usize, bulk: bool) -> R
         traffic::check(&checked)?;
         let mut random = Random::new(4);
         let mut order: Vec<usize> = (0..benches.len()).collect();
-        for _ in 0..rounds {
+        let started = Instant::now();
+        for round in 0..rounds {
+            if round >= AT_LEAST && started.elapsed() > AT_MOST {
+                println!("  the machine is busy: {round} rounds and not {rounds}");
+                break;
+            }
             random.shuffle(&mut order);
             order.iter().try_for_each(|i| benches[*i].round(&mut random, bulk))?;
         }

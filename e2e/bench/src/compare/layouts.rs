@@ -70,7 +70,7 @@ impl Layout {
                 .status()
                 .is_ok()
         };
-        self.needs.iter().all(|program| there(program))
+        self.needs.iter().all(there)
     }
 
     /// A node that enforces the policies of `case` in this way.

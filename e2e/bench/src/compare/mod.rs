@@ -14,6 +14,7 @@ mod bench;
 mod case;
 pub(crate) mod cost;
 mod layouts;
+pub(crate) mod plot;
 mod samples;
 mod traffic;
 mod wire;
