@@ -73,3 +73,44 @@ fn aside<T: Send>(f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| scope.spawn(f).join())
         .map_err(|_| anyhow!("a thread that measures panicked"))?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::layouts::{ALL, TRACKING};
+    use super::*;
+
+    #[test]
+    #[ignore = "needs root"]
+    fn every_layout_says_what_the_policies_say_and_is_measured() {
+        let case = Case::new(5, 20);
+        let mut benches = Vec::new();
+        for layout in ALL.iter().filter(|layout| layout.programs().is_some()) {
+            let node = layout.node(&case).unwrap();
+            benches.push(Bench::new(layout.name, layout.enforces, &case, node).unwrap());
+        }
+        assert!(benches.len() > 2);
+        measure(&mut benches, 1, true).unwrap();
+        assert!(benches.iter().all(|b| b.samples.connect(50) > 0.0 && b.samples.bulk.len() == 1));
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn a_layout_that_lets_through_what_policies_deny_is_not_measured() {
+        let case = Case::new(5, 20);
+        let node = TRACKING.node(&case).unwrap();
+        let mut benches = [Bench::new("open", true, &case, node).unwrap()];
+        let error = measure(&mut benches, 1, false).unwrap_err().to_string();
+        assert!(error.contains("was let through"), "{error}");
+        assert!(benches[0].samples.connect.is_empty());
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn a_layout_that_holds_back_what_policies_allow_is_not_measured() {
+        let (case, other) = (Case::new(5, 20), Case::new(5, 21));
+        let weir = ALL.iter().find(|layout| layout.name == super::super::layouts::WEIR).unwrap();
+        let wired = weir.node(&other).unwrap();
+        let error = aside(|| traffic::check(&[("other", &wired, &case, true)])).unwrap_err().to_string();
+        assert!(error.contains("was not let through"), "{error}");
+    }
+}

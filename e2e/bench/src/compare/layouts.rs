@@ -60,17 +60,14 @@ pub(super) const ALL: [Layout; 5] = [
 ];
 
 impl Layout {
-    /// Whether all is there that it needs.
-    pub(super) fn available(&self) -> bool {
-        let there = |program: &&str| {
-            Command::new(program)
-                .arg("--version")
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status()
-                .is_ok()
+    /// What is there of the programs that it needs, with their versions; `None` if one is missing.
+    pub(super) fn programs(&self) -> Option<Vec<String>> {
+        let version = |program: &&str| {
+            let output = Command::new(program).arg("--version").output().ok()?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            Some(text.lines().next().unwrap_or(program).trim().to_owned())
         };
-        self.needs.iter().all(there)
+        self.needs.iter().map(version).collect()
     }
 
     /// A node that enforces the policies of `case` in this way.

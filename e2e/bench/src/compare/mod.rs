@@ -19,6 +19,7 @@ mod samples;
 mod traffic;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use anyhow::{Context, Result, ensure};
@@ -91,10 +92,18 @@ impl fmt::Display for Row {
 /// Measures both series.
 pub(crate) fn measure(report: &mut Report) -> Result<()> {
     allow_sockets()?;
-    let layouts: Vec<&Layout> = ALL.iter().filter(|layout| layout.available()).collect();
-    for missing in ALL.iter().filter(|layout| !layout.available()) {
-        println!("\nNot compared here: {} (needs {})", missing.name, missing.needs.join(", "));
+    let mut layouts = Vec::new();
+    let mut programs = BTreeSet::new();
+    for layout in &ALL {
+        match layout.programs() {
+            Some(found) => {
+                programs.extend(found);
+                layouts.push(layout);
+            }
+            None => println!("\nNot compared here: {} (needs {})", layout.name, layout.needs.join(", ")),
+        }
     }
+    println!("\nWith {}", programs.into_iter().collect::<Vec<_>>().join("; "));
     let cases: Vec<Case> = POLICIES.map(|policies| Case::new(policies, PEERS_OF_POLICIES)).into();
     series(report, &layouts, "policies", &cases)?;
     element(report, &cases[POLICIES.len() - 1])?;

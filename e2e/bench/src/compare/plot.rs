@@ -13,11 +13,11 @@ use super::Row;
 use super::samples::Spread;
 
 const WIDTH: f64 = 860.0;
-const HEIGHT: f64 = 800.0;
+const HEIGHT: f64 = 850.0;
 /// A panel's drawing area.
 const PANEL: (f64, f64) = (330.0, 170.0);
 const LEFT: [f64; 2] = [70.0, 500.0];
-const TOP: [f64; 3] = [110.0, 340.0, 570.0];
+const TOP: [f64; 3] = [110.0, 356.0, 602.0];
 
 /// What there is of the JSON for a drawing.
 #[derive(Deserialize)]
@@ -47,19 +47,19 @@ struct Measure {
 
 const MEASURES: [Measure; 3] = [
     Measure {
-        title: "time to connect (median), no rules = 1",
+        title: "time to connect, median (no rules = 1; lower is better)",
         ticks: &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0],
         logarithmic: true,
         of: |row| row.connect_ratio,
     },
     Measure {
-        title: "connections per second, no rules = 1",
+        title: "connections per second (no rules = 1)",
         ticks: &[0.0, 0.25, 0.5, 0.75, 1.0],
         logarithmic: false,
         of: |row| row.per_second_ratio,
     },
     Measure {
-        title: "throughput of one connection, no rules = 1",
+        title: "throughput of one connection (no rules = 1)",
         ticks: &[0.0, 0.25, 0.5, 0.75, 1.0],
         logarithmic: false,
         of: |row| row.throughput_ratio,
