@@ -95,7 +95,8 @@ mod tests {
     #[test]
     fn ratios_are_taken_within_a_round() {
         // the machine was ten times slower in the second round, for both
-        let (over, under) = ([2.0, 20.0, 3.0], [1.0, 10.0, 1.0]);
+        let (over, under) = ([2.0, 20.0, 6.0], [1.0, 10.0, 2.0]);
         assert_eq!(ratios(&over, &under), Spread { median: 2.0, low: 2.0, high: 3.0 });
+        assert_eq!(differences(&over, &under, 2), Spread { median: 2.0, low: 0.5, high: 5.0 });
     }
 }
