@@ -67,7 +67,7 @@ impl Figure {
         let split: Vec<String> =
             self.split.iter().map(|(name, value)| format!("{name} {}", number(*value))).collect();
         let line = format!(
-            "  {:<44} {:>8} {p99:>8} {:<6} {goal:<7} {verdict:<5} {}",
+            "  {:<48} {:>8} {p99:>8} {:<6} {goal:<7} {verdict:<5} {}",
             self.name,
             number(self.value),
             self.unit,
@@ -89,7 +89,7 @@ impl Report {
     pub(crate) fn heading(&mut self, text: &str) {
         println!("\n{text}");
         let [value, p99] = ["median", "p99"];
-        println!("  {:<44} {value:>8} {p99:>8} {:<6} {:<7}", "", "unit", "goal");
+        println!("  {:<48} {value:>8} {p99:>8} {:<6} {:<7}", "", "unit", "goal");
     }
 
     /// Takes a figure and prints it.

@@ -108,7 +108,7 @@ mod tests {
     #[ignore = "needs root"]
     fn a_layout_that_holds_back_what_policies_allow_is_not_measured() {
         let (case, other) = (Case::new(5, 20), Case::new(5, 21));
-        let weir = ALL.iter().find(|layout| layout.name == super::super::layouts::WEIR).unwrap();
+        let weir = ALL.iter().find(|layout| layout.name == "Weir, nft sets").unwrap();
         let wired = weir.node(&other).unwrap();
         let error = aside(|| traffic::check(&[("other", &wired, &case, true)])).unwrap_err().to_string();
         assert!(error.contains("was not let through"), "{error}");

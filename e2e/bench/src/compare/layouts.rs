@@ -38,18 +38,15 @@ pub(super) struct Layout {
 
 /// What all others are compared with.
 pub(super) const NOTHING: &str = "no rules";
-/// Weir with nftables' own sets.
-pub(super) const WEIR: &str = "Weir, nft sets";
-
 /// What all others need, too, and any node with kube-proxy has.
 pub(super) const TRACKING: Layout =
     Layout { name: "connection tracking alone", enforces: false, needs: &["nft"], program: tracking };
 
-/// All of them; a layout more is a line more.
+/// All of them; a layout more is a line more. The goals are for those whose names start with "Weir".
 pub(super) const ALL: [Layout; 5] = [
     Layout { name: NOTHING, enforces: false, needs: &[], program: |_| Ok(()) },
     TRACKING,
-    Layout { name: WEIR, enforces: true, needs: &[], program: |case| weir(case).map(drop) },
+    Layout { name: "Weir, nft sets", enforces: true, needs: &[], program: |case| weir(case).map(drop) },
     Layout { name: "sets in a row", enforces: true, needs: &["nft"], program: row },
     Layout {
         name: "iptables, ipsets",

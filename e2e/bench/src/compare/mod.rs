@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::figures::{Figure, Report};
 use bench::Bench;
 use case::{Case, Random};
-use layouts::{ALL, Layout, NOTHING, TRACKING, WEIR};
+use layouts::{ALL, Layout, NOTHING, TRACKING};
 use samples::{Samples, Spread, by_round, ratios};
 use traffic::PIECE;
 use wire::Wired;
@@ -112,7 +112,7 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
 }
 
 fn series(report: &mut Report, layouts: &[&Layout], name: &'static str, cases: &[Case]) -> Result<()> {
-    report.heading(&format!("Weir beside others: {name}"));
+    println!("\nWeir beside others, by {name}; the ratios with their middle half");
     let mut benches = Vec::new();
     for case in cases {
         for layout in layouts {
@@ -147,18 +147,21 @@ fn series(report: &mut Report, layouts: &[&Layout], name: &'static str, cases: &
     let (least, most) = (&cases[0], &cases[cases.len() - 1]);
     let number = |case: &Case| if name == "policies" { case.policies } else { case.peers.len() };
     let (few, many) = (number(least), number(most));
-    // the same connections cost more when they go to more ports, also without rules
-    let by_nothing =
-        |case| Ok::<_, anyhow::Error>(by_round(&of(WEIR, case)?.connect, &of(NOTHING, case)?.connect));
-    let ratio = ratios(&by_nothing(most)?, &by_nothing(least)?);
-    let mut add = |what: String, ratio: Spread, goal: f64| {
-        let figure = Figure { samples: ROUNDS, ..Figure::one("compare", what, "ratio", ratio.median) };
-        report.add(figure.goal(goal));
+    let mut add = |what: String, ratio: Spread, goal: Option<f64>| {
+        let figure = Figure { samples: ROUNDS, goal, ..Figure::one("compare", what, "ratio", ratio.median) };
+        report.add(figure);
     };
-    add(format!("Weir: time to connect, {many} {name} / {few}"), ratio, GOAL_POLICIES);
-    for other in [NOTHING, TRACKING.name].into_iter().filter(|name| layouts.iter().any(|l| l.name == *name)) {
-        let ratio = ratios(&of(WEIR, most)?.bulk, &of(other, most)?.bulk);
-        add(format!("bulk, time: Weir / {other}, {many} {name}"), ratio, GOAL_BULK);
+    for weir in layouts.iter().map(|layout| layout.name).filter(|name| name.starts_with("Weir")) {
+        // connections to more ports cost more, also without rules
+        let ratio =
+            |case| Ok::<_, anyhow::Error>(by_round(&of(weir, case)?.connect, &of(NOTHING, case)?.connect));
+        let goal = (name == "policies").then_some(GOAL_POLICIES);
+        add(format!("{weir}: connect, {many} {name} / {few}"), ratios(&ratio(most)?, &ratio(least)?), goal);
+        let bulk = |other| Ok::<_, anyhow::Error>(ratios(&of(weir, most)?.bulk, &of(other, most)?.bulk));
+        add(format!("{weir}: bulk, time / no rules"), bulk(NOTHING)?, Some(GOAL_BULK));
+        if layouts.iter().any(|layout| layout.name == TRACKING.name) {
+            add(format!("{weir}: bulk, time / tracking alone"), bulk(TRACKING.name)?, Some(GOAL_BULK));
+        }
     }
     Ok(())
 }
