@@ -71,8 +71,8 @@ fn server(flow: &Flow) -> SocketAddr {
 /// A connection that stays, for bulk.
 #[derive(Debug)]
 pub(super) struct Pipe {
-    sender: TcpStream,
-    receiver: TcpStream,
+    client: TcpStream,
+    server: TcpStream,
     buffer: Vec<u8>,
 }
 
@@ -81,12 +81,13 @@ impl Pipe {
         wired.client.enter()?;
         let socket = client(flow)?;
         socket.connect(&server(flow).into()).with_context(|| format!("{flow:?} does not connect"))?;
-        let sender = TcpStream::from(socket);
-        let (receiver, _) = wired.listener(flow.port).accept()?;
-        sender.set_nodelay(true)?;
-        sender.set_nonblocking(true)?;
-        receiver.set_nonblocking(true)?;
-        Ok(Pipe { sender, receiver, buffer: vec![0; CHUNK] })
+        let (accepted, _) = wired.listener(flow.port).accept()?;
+        let pipe = Pipe { client: socket.into(), server: accepted, buffer: vec![0; CHUNK] };
+        for stream in [&pipe.client, &pipe.server] {
+            stream.set_nodelay(true)?;
+            stream.set_nonblocking(true)?;
+        }
+        Ok(pipe)
     }
 
     /// Sends pieces and receives them, in turns, in this one thread: no scheduler is measured along. What
@@ -95,20 +96,29 @@ impl Pipe {
         (0..pieces).map(|_| self.piece()).collect()
     }
 
+    /// Half of it to the server, and half of it back.
     fn piece(&mut self) -> Result<Duration> {
         let started = Instant::now();
-        for _ in 0..PIECE / CHUNK {
-            let (mut sent, mut received) = (0, 0);
-            while received < CHUNK {
-                if sent < CHUNK {
-                    sent += blocked(self.sender.write(&self.buffer[..CHUNK - sent]))?;
-                }
-                received += blocked(self.receiver.read(&mut self.buffer))?;
-                ensure!(started.elapsed() < LOST, "bulk: a piece has not arrived within {LOST:?}");
-            }
+        for _ in 0..PIECE / CHUNK / 2 {
+            transfer(&mut self.client, &mut self.server, &mut self.buffer)?;
+            transfer(&mut self.server, &mut self.client, &mut self.buffer)?;
         }
         Ok(started.elapsed())
     }
+}
+
+/// All of the buffer.
+fn transfer(from: &mut TcpStream, to: &mut TcpStream, buffer: &mut [u8]) -> Result<()> {
+    let started = Instant::now();
+    let (mut sent, mut received) = (0, 0);
+    while received < buffer.len() {
+        if sent < buffer.len() {
+            sent += blocked(from.write(&buffer[sent..]))?;
+        }
+        received += blocked(to.read(buffer))?;
+        ensure!(started.elapsed() < LOST, "bulk: {} bytes have not arrived within {LOST:?}", buffer.len());
+    }
+    Ok(())
 }
 
 fn blocked(result: std::io::Result<usize>) -> Result<usize> {
