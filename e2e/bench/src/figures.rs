@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::compare::Row;
+
 /// What was measured once or many times.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Figure {
@@ -65,7 +67,7 @@ impl Figure {
         let split: Vec<String> =
             self.split.iter().map(|(name, value)| format!("{name} {}", number(*value))).collect();
         let line = format!(
-            "  {:<44} {:>8} {p99:>8} {:<6} {goal:<7} {verdict:<5} {}",
+            "  {:<48} {:>8} {p99:>8} {:<6} {goal:<7} {verdict:<5} {}",
             self.name,
             number(self.value),
             self.unit,
@@ -79,6 +81,7 @@ impl Figure {
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     figures: Vec<Figure>,
+    compared: Vec<Row>,
 }
 
 impl Report {
@@ -86,13 +89,36 @@ impl Report {
     pub(crate) fn heading(&mut self, text: &str) {
         println!("\n{text}");
         let [value, p99] = ["median", "p99"];
-        println!("  {:<44} {value:>8} {p99:>8} {:<6} {:<7}", "", "unit", "goal");
+        println!("  {:<48} {value:>8} {p99:>8} {:<6} {:<7}", "", "unit", "goal");
     }
 
     /// Takes a figure and prints it.
     pub(crate) fn add(&mut self, figure: Figure) {
         println!("{}", figure.line());
         self.figures.push(figure);
+    }
+
+    /// Takes a figure that has been printed.
+    pub(crate) fn keep(&mut self, figure: Figure) {
+        self.figures.push(figure);
+    }
+
+    /// Takes a series of layouts and prints it.
+    pub(crate) fn compared(&mut self, rows: Vec<Row>) {
+        println!(
+            "  {:<26} {:>8} {:>7} {:>17} {:>22} {:>22} {:>22}",
+            "layout",
+            "policies",
+            "peers",
+            "connect, p99 (µs)",
+            "/ no rules, p99",
+            "conn/s / no rules",
+            "Gbit/s / no rules"
+        );
+        for row in &rows {
+            println!("{row}");
+        }
+        self.compared.extend(rows);
     }
 
     /// Everything in one line.
@@ -118,6 +144,7 @@ impl Report {
             "cpus": std::thread::available_parallelism().map_or(0, usize::from),
             "load": read("/proc/loadavg"),
             "figures": figures,
+            "compared": self.compared,
         })
         .to_string()
     }
@@ -139,7 +166,7 @@ fn sorted(mut samples: Vec<f64>) -> Vec<f64> {
 }
 
 /// The smallest sample that at least so many of a hundred do not exceed; 0 if there is none.
-fn rank(sorted: &[f64], percent: usize) -> f64 {
+pub(crate) fn rank(sorted: &[f64], percent: usize) -> f64 {
     let at = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
     sorted.get(at).copied().unwrap_or(0.0)
 }

@@ -9,7 +9,8 @@
 //!                                      └─> start   memory, a second start
 //!   bulk: a large table, against nft -f
 //!   revoke: 100,000 connections, some of which a change forbids
-//!                                          all ──> figures: a table, and a line of JSON
+//!   compare: connections, beside other ways to enforce the same policies
+//!                                          all ──> figures: a table, and a line of JSON ──> plot: SVG
 //! ```
 //!
 //! Everything happens in network namespaces that end with this process, and so do the agents. No figure
@@ -19,18 +20,19 @@
 mod bulk;
 mod change;
 mod cluster;
+mod compare;
 mod figures;
 mod live;
 mod node;
 mod revoke;
 mod start;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::signal::{SigSet, Signal};
 
 use figures::Report;
@@ -40,10 +42,24 @@ use figures::Report;
 /// The last line is JSON. Takes about a minute, everything in network namespaces of its own.
 #[derive(Debug, Parser)]
 #[command(version)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Cli {
-    /// What to measure (default: everything)
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// What to measure (default: everything but cost)
     #[arg(value_enum)]
     parts: Vec<Part>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Draws the comparison of an earlier run as SVG
+    Plot {
+        /// What that run printed, or the last line of it
+        results: PathBuf,
+        /// The file to write
+        svg: PathBuf,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -58,6 +74,10 @@ enum Part {
     Bulk,
     /// From a commit to the last mark on a connection that it forbids
     Revoke,
+    /// What a connection pays, beside other ways to enforce the same policies
+    Compare,
+    /// What rules, lookups and members cost, by which Weir's limits are chosen; only if named
+    Cost,
 }
 
 /// A signal came: the thread that took it cleans up and ends the process.
@@ -78,6 +98,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<()> {
+    if let Some(Command::Plot { results, svg }) = &cli.command {
+        return compare::plot::plot(results, svg);
+    }
     let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
     end_with_signals(scratch.path())?;
     let mut report = Report::default();
@@ -96,6 +119,12 @@ fn run(cli: &Cli) -> Result<()> {
     }
     if wanted(Part::Revoke) {
         revoke::measure(&mut report)?;
+    }
+    if wanted(Part::Compare) {
+        compare::measure(&mut report)?;
+    }
+    if cli.parts.contains(&Part::Cost) {
+        compare::cost::measure(&mut report)?;
     }
     println!("\n{}", report.json());
     Ok(())

@@ -8,7 +8,7 @@ use weir_agent::links::{LinkTable, Watcher};
 use weir_compiler::object::Event;
 use weir_compiler::slice::Change;
 use weir_compiler::{Compiler, Scope};
-use weir_dataplane::{Attachments, Planner};
+use weir_dataplane::{Attachments, Costs, Planner, Settings};
 use weir_nft::Nft;
 
 use crate::cluster::NODE;
@@ -55,12 +55,17 @@ pub(crate) struct Node {
 impl Node {
     /// Knows the namespace's links and routes, and of no objects yet.
     pub(crate) fn new() -> Result<Node> {
+        Node::with_costs(Costs::default())
+    }
+
+    /// The same, with other limits on how rulesets are written.
+    pub(crate) fn with_costs(costs: Costs) -> Result<Node> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let links =
             runtime.block_on(async { Ok::<_, anyhow::Error>(Watcher::new().await?.table().clone()) })?;
         Ok(Node {
             compiler: Compiler::new(Scope::Node(NODE.to_owned())),
-            planner: Planner::new(),
+            planner: Planner::with(Settings { costs, ..Settings::default() }),
             kernel: Kernel::open()?,
             links,
         })
