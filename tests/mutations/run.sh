@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Breaks the compiler on purpose, one clause of one statement at a time, and says whether the tests notice.
+# Breaks the compiler and the data plane on purpose, one clause of one statement at a time, and says whether the
+# tests notice.
 #   tests/mutations/run.sh [STATEMENT...]     all of mutations.txt, or these
 # Works in a copy of the tree; MUTANTS_TARGET keeps what is built. Exit code 1: one survived.
 set -euo pipefail
@@ -11,9 +12,14 @@ git ls-files -co --exclude-standard -z | while IFS= read -r -d '' f; do
 done | tar --null -T - -cf - | tar -C "$copy" -xmf -
 export CARGO_TARGET_DIR=${MUTANTS_TARGET:-$copy/target} ORACLE_CASES=${ORACLE_CASES:-1500} RUST_BACKTRACE=0
 cd "$copy"
-tests() { cargo test -q -p weir-compiler --test oracle --test statements >"$copy/log" 2>&1; }
+# tests FILE: those that must notice what is broken in it
+tests() {
+    local of=(-p weir-compiler --test oracle --test statements)
+    [[ $1 != */weir-dataplane/* ]] || of=(-p weir-dataplane --test planner --test stages)
+    cargo test -q "${of[@]}" >"$copy/log" 2>&1
+}
 
-tests || { tail -40 "$copy/log"; echo "the tests fail without any mutation" >&2; exit 2; }
+{ tests compiler && tests crates/weir-dataplane/; } || { tail -40 "$copy/log"; echo "the tests fail without any mutation" >&2; exit 2; }
 killed=0 survived=0 broken=0
 while IFS=$'\t' read -r statement file change; do
     [[ -n $statement && $statement != \#* ]] || continue
@@ -22,7 +28,7 @@ while IFS=$'\t' read -r statement file change; do
     sed -i "$change" "$file"
     if cmp -s "$file" "$copy/before"; then
         echo "BROKEN    $statement: nothing in $file is as mutations.txt has it"; broken=$((broken + 1))
-    elif tests; then
+    elif tests "$file"; then
         echo "SURVIVED  $statement $file: $change"; survived=$((survived + 1))
     elif grep -q '^error: could not compile\|^error\[E' "$copy/log"; then
         echo "BROKEN    $statement does not compile"; grep -m 3 -A 4 '^error' "$copy/log"; broken=$((broken + 1))
