@@ -326,4 +326,4 @@ for n in $NODES; do
     expect "cleanup on $n, with nothing there" in_ns "$n" "$AGENT" cleanup
 done
 tables 5 <<<open
-finished=1
+the_end

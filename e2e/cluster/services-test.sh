@@ -64,4 +64,4 @@ for PROXY_MODE in $MODES; do
     [[ ! $keep ]] || break
     "$HERE/down.sh"
 done
-finished=1
+the_end

@@ -2,6 +2,8 @@
 # Of the tests on the cluster: which agent, how results are counted, and how it ends.
 # Sourced after lib.sh; WORK is a folder for states, tables and results.
 t0=$SECONDS passed=0 failed=0 watcher='' finished='' keep=''
+# What the last line of a test calls: without it, the test ended before its end.
+the_end() { finished=1; }
 
 unable() { log "cannot run: $*" >&2; exit 2; }
 # arguments [-k] [AGENT]
