@@ -82,6 +82,23 @@ pub(crate) fn table(socket: &mut Socket, family: Family, name: &str) -> Result<O
     Ok(Some(Table { family, name: name.into(), sets, chains }))
 }
 
+/// One attempt to read a table's chains with their rules, and no sets; `None` if there is no such table.
+pub(crate) fn chains(
+    socket: &mut Socket,
+    family: Family,
+    name: &str,
+) -> Result<Option<BTreeMap<String, Chain>>, Failure> {
+    let before = generation(socket)?;
+    let mut reader = Reader { socket, family: kernel::family(family), table: name };
+    let Some(flags) = reader.flags()? else { return Ok(None) };
+    let mut chains = reader.chains(flags & DORMANT != 0)?;
+    reader.rules(&mut chains)?;
+    if generation(socket)? != before {
+        return Err(Failure::Changed);
+    }
+    Ok(Some(chains))
+}
+
 struct Reader<'a> {
     socket: &'a mut Socket,
     family: u8,
