@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+use weir_agent::backend::SetBackend;
 use weir_agent::run::{Options, Source};
 use weir_agent::{kernel, run};
 
@@ -43,6 +44,9 @@ struct Enforce {
     /// A context of the kubeconfig other than the current one.
     #[arg(long)]
     context: Option<String>,
+    /// Where the addresses of peers are kept in the kernel.
+    #[arg(long, value_enum, default_value_t)]
+    set_backend: SetBackend,
 }
 
 fn main() -> ExitCode {
@@ -64,11 +68,11 @@ fn start(cli: Cli) -> Result<()> {
         println!("removed Weir's tables; no policy is enforced on this node now");
         return Ok(());
     }
-    let Enforce { node, manifests, kubeconfig, context } = cli.enforce;
+    let Enforce { node, manifests, kubeconfig, context, set_backend } = cli.enforce;
     let source = match manifests {
         Some(folder) => Source::Manifests(folder),
         None => Source::Cluster(weir_source::cluster::Options { kubeconfig, context }),
     };
-    let options = Options { node: node.unwrap_or_default(), source };
+    let options = Options { node: node.unwrap_or_default(), source, sets: set_backend };
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::run(options))
 }

@@ -16,6 +16,7 @@ use weir_dataplane::{Attachments, Planner, TABLES};
 use weir_nft::Listener;
 use weir_source::Update;
 
+use crate::backend::SetBackend;
 use crate::bridge;
 use crate::kernel::{Done, Kernel};
 use crate::links::Watcher;
@@ -36,6 +37,8 @@ pub struct Options {
     pub node: String,
     /// Where the objects come from.
     pub source: Source,
+    /// Where peer sets are.
+    pub sets: SetBackend,
 }
 
 /// How often the kernel's tables are compared with the plan although nothing says that it changed.
@@ -50,7 +53,7 @@ const QUEUE: usize = 1024;
 pub async fn run(options: Options) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let kernel = Kernel::open()?;
+    let kernel = Kernel::with(options.sets)?;
     let mut listener = listen()?;
     let mut links = Watcher::new().await?;
     let (sender, mut updates) = mpsc::channel(QUEUE);

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
+use weir_agent::backend::SetBackend;
 use weir_agent::run::{Options, Source, run};
 use weir_dataplane::TABLE;
 use weir_dataplane::model::{Family, Table};
@@ -35,7 +36,8 @@ fn links_routes_and_what_others_did_to_the_table_are_followed_by_events() {
     let folder = std::env::temp_dir().join(format!("weir-agent-run-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("cluster.yaml"), CLUSTER).unwrap();
-    let options = Options { node: "n".into(), source: Source::Manifests(folder.clone()) };
+    let options =
+        Options { node: "n".into(), source: Source::Manifests(folder.clone()), sets: SetBackend::Nft };
     // a thread begins in the namespace of the one that made it
     std::thread::spawn(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

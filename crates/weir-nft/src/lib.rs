@@ -39,6 +39,7 @@ mod dump;
 mod elements;
 mod error;
 mod ffi;
+mod ipset;
 mod kernel;
 mod listen;
 mod rules;
@@ -53,6 +54,7 @@ use nix::errno::Errno;
 use weir_dataplane::model::{Family, Table, Transaction};
 
 pub use error::{ApplyError, DumpError, OpenError, Refusal};
+pub use ipset::{IPSETS, IpsetError};
 pub use listen::{Changes, Commit, Listener};
 
 use batch::Batch;
@@ -122,7 +124,8 @@ impl Nft {
             return Ok(());
         }
         let first_seq = self.socket.take_seqs(batch::most_messages(transactions));
-        let batch = Batch::new(transactions, generation, first_seq)?;
+        let ipsets = ipset::indices_of(&mut self.socket, transactions)?;
+        let batch = Batch::new(transactions, &ipsets, generation, first_seq)?;
         let before = self.generation()?;
         match self.socket.send(&batch.bytes) {
             Ok(()) => {}

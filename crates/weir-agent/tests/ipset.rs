@@ -1,0 +1,139 @@
+//! Peer sets as kernel ipsets: the plan against the real kernel, in network namespaces of the tests' own.
+#![cfg(feature = "ipset")]
+
+#[path = "../../weir-compiler/tests/common/mod.rs"]
+mod world;
+
+#[path = "../../weir-dataplane/tests/common/costs.rs"]
+mod costs;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use nix::sched::{CloneFlags, unshare};
+use proptest::prelude::*;
+use proptest::test_runner::{TestCaseError, TestRunner};
+use weir_agent::backend::SetBackend;
+use weir_agent::kernel::{Done, Kernel, cleanup};
+use weir_compiler::{Compiler, Scope};
+use weir_dataplane::ipset::{Ipset, Ipsets};
+use weir_dataplane::model::{Expr, Table};
+use weir_dataplane::{Attachment, Attachments, Planner, TABLES};
+use weir_nft::Nft;
+use world::batches;
+
+/// Runs in a network namespace of its own, which goes with the thread.
+fn in_netns<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+    let inside = move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("needs root, and the right to make network namespaces");
+        test()
+    };
+    std::thread::spawn(inside).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Tables and ipsets, with the versions of ipsets left out of their names: of each, there is one.
+type State = (Vec<Table>, BTreeMap<String, Ipset>);
+
+fn without_versions((mut tables, ipsets): State) -> State {
+    let start = |name: &String| name[..name.len() - 1].to_owned();
+    for table in &mut tables {
+        let rules = table.chains.values_mut().flat_map(|chain| &mut chain.rules);
+        for expr in rules.flat_map(|rule| &mut rule.exprs) {
+            if let Expr::Ipset { set, .. } = expr {
+                *set = start(set);
+            }
+        }
+    }
+    let count = ipsets.len();
+    let ipsets: BTreeMap<String, Ipset> = ipsets.into_iter().map(|(name, set)| (start(&name), set)).collect();
+    assert_eq!(ipsets.len(), count, "two versions of a set");
+    (tables, ipsets)
+}
+
+fn installed() -> State {
+    let mut nft = Nft::open().unwrap();
+    let tables = TABLES.iter().filter_map(|(family, name)| nft.dump(*family, name).unwrap()).collect();
+    without_versions((tables, nft.ipsets().unwrap()))
+}
+
+fn planned(planner: &Planner) -> State {
+    let (plan, none) = (planner.tables(), Ipsets::default());
+    without_versions((none.tables(&plan), none.ipsets(&plan)))
+}
+
+fn nothing() -> State {
+    Default::default()
+}
+
+fn attachments(planner: &Planner, seed: u64) -> Attachments {
+    let mut all = Attachments::new();
+    for (i, (key, pod)) in planner.slice().pods.iter().enumerate() {
+        for address in &pod.addresses {
+            match seed >> (i % 60) & 3 {
+                0 => continue,
+                1 => all.insert(*address, Attachment::Shared("cni0".into())),
+                _ => all.insert(*address, Attachment::Own(format!("veth-{}-{}", key.namespace, key.name))),
+            };
+        }
+    }
+    all
+}
+
+/// The agent calls sync again after that time.
+fn tidy(kernel: &mut Kernel, planner: &Planner) {
+    for _ in 0..100 {
+        let Some(pause) = kernel.retry_after() else { return };
+        std::thread::sleep(pause);
+        assert_eq!(kernel.sync(&planner.tables(), Vec::new()).unwrap(), Done::Nothing);
+    }
+    panic!("something stays: {}", sh("ipset list -t; nft list ruleset"));
+}
+
+fn sh(command: &str) -> String {
+    let out = Command::new("sh").args(["-ec", command]).output().unwrap();
+    assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_kernel_holds_the_plan_after_every_change() {
+    in_netns(|| {
+        let kernel = RefCell::new(Kernel::with(SetBackend::Ipset).unwrap());
+        let mut runner = TestRunner::new(world::cases(30));
+        let cases = (batches(8), proptest::collection::vec(any::<u64>(), 8), costs::costs());
+        runner
+            .run(&cases, |(batches, seeds, costs)| {
+                let mut kernel = kernel.borrow_mut();
+                let mut compiler = Compiler::new(Scope::Node("n1".into()));
+                let mut planner = Planner::with_costs(costs);
+                planner.take();
+                kernel.doubt(); // what the last case left is an installed state like any other
+                kernel.sync(&planner.tables(), Vec::new()).unwrap();
+                for (batch, seed) in batches.into_iter().zip(seeds) {
+                    for delta in compiler.apply(batch).slices {
+                        planner.update(&delta.changes);
+                    }
+                    planner.attach(attachments(&planner, seed));
+                    let pending = planner.take();
+                    let done = kernel
+                        .sync(&planner.tables(), pending)
+                        .map_err(|e| TestCaseError::fail(format!("{e}\n{}", planner.table())))?;
+                    prop_assert_eq!(matches!(done, Done::Applied { compared: true, .. }), false);
+                    tidy(&mut kernel, &planner);
+                    prop_assert_eq!(installed(), planned(&planner));
+                }
+                kernel.doubt();
+                prop_assert_eq!(kernel.sync(&planner.tables(), Vec::new()).unwrap(), Done::Nothing);
+                let mut restarted = Kernel::with(SetBackend::Ipset).unwrap();
+                prop_assert_eq!(restarted.sync(&planner.tables(), Vec::new()).unwrap(), Done::Nothing);
+                Ok(())
+            })
+            .unwrap_or_else(|e| panic!("{e}"));
+        cleanup().unwrap();
+        assert_eq!(installed(), nothing());
+        assert_eq!(sh("ipset list -n; nft list ruleset"), "");
+        cleanup().expect("twice is no error");
+    });
+}
