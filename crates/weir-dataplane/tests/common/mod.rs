@@ -3,10 +3,12 @@
 
 pub mod costs;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use weir_dataplane::ipset::{Element, Ipset};
 use weir_dataplane::model::{
-    Bytes, CmpOp, CtKey, ElementData, Expr, LookupDest, MetaKey, PayloadBase, Rule, Table, Verdict,
+    Bytes, CmpOp, CtKey, ElementData, Expr, IpsetKey, LookupDest, MetaKey, PayloadBase, Rule, Table, Verdict,
 };
 
 /// The first packet of a connection.
@@ -20,30 +22,38 @@ pub struct Packet {
     pub port: u16,
 }
 
+/// Ipsets by name.
+pub type Ipsets = BTreeMap<String, Ipset>;
+
 /// Whether a base chain lets it pass.
 pub fn passes(table: &Table, chain: &str, packet: &Packet) -> bool {
-    // the policy of base chains is accept
-    !matches!(walk(table, chain, packet, 0), Some(Verdict::Drop))
+    passes_with(table, &Ipsets::new(), chain, packet)
 }
 
-fn walk(table: &Table, chain: &str, packet: &Packet, depth: usize) -> Option<Verdict> {
+/// The same, where rules look into ipsets.
+pub fn passes_with(table: &Table, ipsets: &Ipsets, chain: &str, packet: &Packet) -> bool {
+    // the policy of base chains is accept
+    !matches!(walk(table, ipsets, chain, packet, 0), Some(Verdict::Drop))
+}
+
+fn walk(table: &Table, ipsets: &Ipsets, chain: &str, packet: &Packet, depth: usize) -> Option<Verdict> {
     assert!(depth < 16, "the kernel allows 16 jumps");
     for rule in &table.chains[chain].rules {
-        match evaluate(table, rule, packet) {
+        match evaluate(table, ipsets, rule, packet) {
             None => {}
             Some(Verdict::Return) => return None,
-            Some(Verdict::Jump(next)) => match walk(table, &next, packet, depth + 1) {
+            Some(Verdict::Jump(next)) => match walk(table, ipsets, &next, packet, depth + 1) {
                 None => {}
                 end => return end,
             },
-            Some(Verdict::Goto(next)) => return walk(table, &next, packet, depth + 1),
+            Some(Verdict::Goto(next)) => return walk(table, ipsets, &next, packet, depth + 1),
             end => return end,
         }
     }
     None
 }
 
-fn evaluate(table: &Table, rule: &Rule, packet: &Packet) -> Option<Verdict> {
+fn evaluate(table: &Table, ipsets: &Ipsets, rule: &Rule, packet: &Packet) -> Option<Verdict> {
     let mut registers = [0u8; 64];
     let v4 = packet.source.is_ipv4();
     for expr in &rule.exprs {
@@ -121,11 +131,37 @@ fn evaluate(table: &Table, rule: &Rule, packet: &Packet) -> Option<Verdict> {
                     (Some(LookupDest::Data(_)), _) => panic!("no such maps yet"),
                 }
             }
+            Expr::Ipset { set, key, negate } => {
+                let (address, port) = match key {
+                    IpsetKey::Source => (packet.source, false),
+                    IpsetKey::SourcePort => (packet.source, true),
+                    IpsetKey::Destination => (packet.destination, false),
+                    IpsetKey::DestinationPort => (packet.destination, true),
+                };
+                let found = ipsets[set].elements.iter().any(|element| match *element {
+                    Element::Address(a) => a == address && !port,
+                    Element::Endpoint(a, p, n) => {
+                        (a, p, n) == (address, packet.protocol, packet.port) && port
+                    }
+                    Element::Net(a, len) => within(address, a, len) && !port,
+                });
+                if found == *negate {
+                    return None;
+                }
+            }
             Expr::Verdict(verdict) => return Some(verdict.clone()),
             other => panic!("{other:?} is not written by the planner"),
         }
     }
     None
+}
+
+fn within(address: IpAddr, net: IpAddr, len: u8) -> bool {
+    match (address, net) {
+        (IpAddr::V4(a), IpAddr::V4(n)) => (a.to_bits() ^ n.to_bits()).leading_zeros() >= len.into(),
+        (IpAddr::V6(a), IpAddr::V6(n)) => (a.to_bits() ^ n.to_bits()).leading_zeros() >= len.into(),
+        _ => false,
+    }
 }
 
 fn name(text: &str) -> Vec<u8> {
