@@ -25,7 +25,14 @@ pub(crate) fn apply(socket: &mut Socket, op: &IpsetOp) -> Result<(), IpsetError>
         IpsetOp::Destroy { name } => {
             let ask = |out: &mut Vec<u8>, seq| message(out, Command::Destroy, F_ACK, seq, Some(name), |_| {});
             match socket.request(ask, |_| {}).map_err(std::io::Error::from)? {
-                Outcome::Refused(errno) => Err(refused(format!("destroy ipset {name}"), errno)),
+                Outcome::Refused(errno) => {
+                    let why = match errno {
+                        // IPSET_ERR_BUSY, the only one of ipset's own
+                        Errno::UnknownErrno => "rules look into it".to_owned(),
+                        errno => format!("{} ({errno:?})", errno.desc()),
+                    };
+                    Err(IpsetError::Refused { what: format!("destroy ipset {name}"), why })
+                }
                 Outcome::Done | Outcome::Interrupted => Ok(()),
             }
         }
@@ -68,7 +75,8 @@ fn each(
 
 fn refused(what: String, errno: Errno) -> IpsetError {
     match errno {
-        // nix knows no numbers of ipset's own
+        // IPSET_ERR_EXIST, which means both: it is there already, and: it is not there. nix knows no
+        // numbers of ipset's own, and of those an element of a type that fits can have no other
         Errno::UnknownErrno => IpsetError::Changed { what },
         errno => IpsetError::Refused { what, why: format!("{} ({errno:?})", errno.desc()) },
     }
