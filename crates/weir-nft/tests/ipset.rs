@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use common::{fresh_netns, nft};
 use weir_dataplane::ipset::{Element, Ipset, IpsetDecl, IpsetKind, IpsetOp};
-use weir_dataplane::model::{Expr, Family, IpsetKey, Op, Rule, Transaction, Verdict};
+use weir_dataplane::model::{Expr, Family, Field, IpsetKey, Op, Rule, Transaction, Verdict};
 use weir_nft::{ApplyError, IpsetError, Nft};
 
 fn ip(text: &str) -> IpAddr {
@@ -154,38 +154,62 @@ fn rules_on_ipsets_are_read_as_they_were_written() {
     }
 }
 
-/// Prints what the same takes in named sets of nftables (`./dev bench` has those of the agent as a whole).
+/// Prints what takes how long, in ipsets and in named sets of nftables.
 #[test]
 #[ignore = "needs root"]
 fn a_hundred_thousand_members_are_all_there() {
+    const MANY: u32 = 100_000;
     let mut kernel = fresh_netns();
-    let address = |i: u32| Element::Address(Ipv4Addr::from_bits(0x0a00_0000 + i).into());
-    let name = name('p', '4', 'a');
-    let mut wanted = set(IpsetKind::Address, Family::Ip, (0..100_000).map(address));
-    let timed = |what: &str, run: &mut dyn FnMut()| {
+    let timed = |what: &str, times: u32, run: &mut dyn FnMut()| {
         let start = Instant::now();
         run();
-        println!("{what}: {:?}", start.elapsed());
+        println!("{what}: {:?} each", start.elapsed() / times);
     };
-    timed("create with 100,000", &mut || {
-        kernel.apply_ipset(&IpsetOp::Create { name: name.clone(), set: wanted.clone() }).unwrap();
-    });
-    timed("1,000 times one more", &mut || {
-        for i in 100_000..101_000 {
-            let (name, decl) = (name.clone(), wanted.decl.clone());
-            kernel.apply_ipset(&IpsetOp::Add { name, decl, elements: vec![address(i)] }).unwrap();
+    let address = |i: u32| Element::Address(Ipv4Addr::from_bits(0x0a00_0000 + i).into());
+    let name = name('p', '4', 'a');
+    let mut wanted = set(IpsetKind::Address, Family::Ip, (0..MANY).map(address));
+    let create = IpsetOp::Create { name: name.clone(), set: wanted.clone() };
+    timed("ipset: create", 1, &mut || kernel.apply_ipset(&create).unwrap());
+    let (decl, of) = (wanted.decl.clone(), |i| vec![address(i)]);
+    timed("ipset: add", 1000, &mut || {
+        for i in MANY..MANY + 1000 {
+            let op = IpsetOp::Add { name: name.clone(), decl: decl.clone(), elements: of(i) };
+            kernel.apply_ipset(&op).unwrap();
         }
     });
-    timed("500 times one less", &mut || {
-        for i in 100_000..100_500 {
-            let (name, decl) = (name.clone(), wanted.decl.clone());
-            kernel.apply_ipset(&IpsetOp::Remove { name, decl, elements: vec![address(i)] }).unwrap();
+    timed("ipset: remove", 500, &mut || {
+        for i in MANY..MANY + 500 {
+            let op = IpsetOp::Remove { name: name.clone(), decl: decl.clone(), elements: of(i) };
+            kernel.apply_ipset(&op).unwrap();
         }
     });
-    wanted.elements.extend((100_500..101_000).map(address));
+    wanted.elements.extend((MANY + 500..MANY + 1000).map(address));
     let mut read = BTreeMap::new();
-    timed("read", &mut || read = kernel.ipsets().unwrap());
+    timed("ipset: read", 1, &mut || read = kernel.ipsets().unwrap());
     assert_eq!(read[&name], wanted);
-    timed("destroy", &mut || kernel.apply_ipset(&IpsetOp::Destroy { name: name.clone() }).unwrap());
+    timed("ipset: destroy", 1, &mut || kernel.apply_ipset(&IpsetOp::Destroy { name: name.clone() }).unwrap());
     assert_eq!(kernel.ipsets().unwrap(), BTreeMap::new());
+
+    let decl = common::decl(&[Field::Ipv4]);
+    let key = |i: u32| (common::bytes(&(0x0a00_0000 + i).to_be_bytes()), Default::default());
+    let add = |of: std::ops::Range<u32>| Op::AddElements {
+        set: "s".into(),
+        decl: decl.clone(),
+        elements: of.map(key).collect(),
+    };
+    let transaction = |ops| common::transaction(Family::Inet, ops);
+    let create = vec![Op::AddTable, Op::AddSet { set: "s".into(), decl: decl.clone() }, add(0..MANY)];
+    timed("nft: create", 1, &mut || kernel.apply(&transaction(create.clone())).unwrap());
+    timed("nft: add", 1000, &mut || {
+        (MANY..MANY + 1000).for_each(|i| kernel.apply(&transaction(vec![add(i..i + 1)])).unwrap());
+    });
+    timed("nft: remove", 500, &mut || {
+        for i in MANY..MANY + 500 {
+            let op = Op::DeleteElements { set: "s".into(), decl: decl.clone(), elements: vec![key(i)] };
+            kernel.apply(&transaction(vec![op])).unwrap();
+        }
+    });
+    let mut read = None;
+    timed("nft: read", 1, &mut || read = kernel.dump(Family::Inet, common::TABLE).unwrap());
+    assert_eq!(read.unwrap().sets["s"].elements.len(), MANY as usize + 500);
 }

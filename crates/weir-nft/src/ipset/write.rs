@@ -8,8 +8,6 @@ use super::message::{Command, message, put_element};
 use crate::socket::{Outcome, Socket};
 use crate::wire::{F_ACK, F_EXCL};
 
-/// `IPSET_ERR_EXIST`, which means both: it is there already, and: it is not there.
-
 /// Carries one out, element by element.
 pub(crate) fn apply(socket: &mut Socket, op: &IpsetOp) -> Result<(), IpsetError> {
     match op {
