@@ -264,7 +264,7 @@ fn follow(
 }
 
 proptest! {
-    #![proptest_config(world::cases(300))]
+    #![proptest_config(world::cases(100))]
 
     #[test]
     fn no_state_on_the_way_is_worse_than_both_ends(
@@ -313,4 +313,84 @@ fn two_pods_that_change_together_do_not_meet_halfway() {
     let second = vec![pod(0, "x", "u"), pod(1, "y", "v")];
     follow(vec![first, second], vec![0xaaaa_aaaa_aaaa_aaaa; 2], vec![usize::MAX; 2], Costs::default())
         .unwrap_or_else(|why| panic!("{why}"));
+}
+
+fn steps_of(
+    ipsets: &mut Ipsets,
+    compiler: &mut Compiler,
+    planner: &mut Planner,
+    events: Vec<Event>,
+) -> Steps {
+    for delta in compiler.apply(events).slices {
+        planner.update(&delta.changes);
+    }
+    let pending = planner.take();
+    ipsets.change(&planner.tables(), &pending)
+}
+
+/// What a pod elsewhere costs does not depend on how many there are: one element; and a name is not used again
+/// as long as its ipset may be there.
+#[test]
+fn one_pod_elsewhere_is_one_element() {
+    let mut compiler = Compiler::new(Scope::Node("n".into()));
+    let mut planner = Planner::new();
+    let (mut ipsets, _) = Ipsets::compare(&planner.tables(), &[], &Sets::new(), false);
+    let pod = |i: u32, label: &str| {
+        let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 + i).to_string();
+        let mut pod = plain_pod(ObjectKey::new("a", format!("p{i}")), &address);
+        pod.node = Some(if i == 0 { "n" } else { "elsewhere" }.into());
+        pod.labels = [("x".to_owned(), label.to_owned())].into();
+        Event::Pod(pod)
+    };
+    let peer = |label: &str| Peer {
+        pod_selector: Some(LabelSelector {
+            match_labels: [("x".to_owned(), label.to_owned())].into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let spec = PolicySpec {
+        policy_types: vec!["Ingress".into()],
+        ingress: vec![IngressRule { from: vec![peer("u"), peer("v")], ..Default::default() }],
+        ..Default::default()
+    };
+    let policy = Event::Policy(Policy { namespace: "a".into(), name: "p".into(), spec });
+    let mut events = vec![policy];
+    events.extend((0..5_000).map(|i| pod(i, "u")));
+    let mut steps = |events| steps_of(&mut ipsets, &mut compiler, &mut planner, events);
+    steps(events);
+    let elements = |ops: &[IpsetOp]| -> Vec<(bool, usize)> {
+        let of = |op: &IpsetOp| match op {
+            IpsetOp::Add { elements, .. } => (true, elements.len()),
+            IpsetOp::Remove { elements, .. } => (false, elements.len()),
+            other => panic!("{other}"),
+        };
+        ops.iter().map(of).collect()
+    };
+
+    let one_more = steps(vec![pod(5_000, "u")]);
+    assert_eq!((elements(&one_more.before), elements(&one_more.after)), (vec![], vec![(true, 1)]));
+    assert_eq!(one_more.batch, []);
+    let one_less = steps(vec![Event::PodGone(ObjectKey::new("a", "p5000"))]);
+    assert_eq!((elements(&one_less.before), elements(&one_less.after)), (vec![(false, 1)], vec![]));
+    assert_eq!(one_less.batch, []);
+    // from one set to another: into the new one first
+    let moved = steps(vec![pod(1, "v")]);
+    assert_eq!((elements(&moved.before), elements(&moved.after)), (vec![(true, 1), (false, 1)], vec![]));
+    assert_eq!(moved.batch, []);
+
+    // two of them in one batch: both sets are replaced, each time under a name that is free
+    let created = |steps: &Steps| -> Vec<String> {
+        let names = steps.before.iter().filter_map(|op| match op {
+            IpsetOp::Create { name, .. } => Some(name.clone()),
+            _ => None,
+        });
+        names.collect()
+    };
+    let mut seen = BTreeSet::new();
+    for label in ["v", "u", "v"] {
+        let names = created(&steps(vec![pod(2, label), pod(3, label)]));
+        assert_eq!(names.len(), 2, "{names:?}");
+        assert!(names.into_iter().all(|name| seen.insert(name)), "none is confirmed to be gone");
+    }
 }

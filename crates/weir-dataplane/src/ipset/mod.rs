@@ -15,8 +15,9 @@
 //!
 //! An ipset does not commit together with a table, and each element is a step of its own. `steps` orders
 //! them so that no state on the way passes what the old and the new one both deny, or drops what both
-//! allow; how is told there.
+//! allow; how is told there. `delta` finds what a change is about.
 
+mod delta;
 mod model;
 mod sets;
 mod split;

@@ -28,18 +28,15 @@
 //! allow (another tier's) is always switched, unless a single element is all that changes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use hashbrown::{HashMap, HashSet};
 
+use super::delta::{Delta, Members, Users, target, target_of, written};
 use super::model::{Element, Ipset, IpsetOp};
 use super::sets::{self, is_ours, peer_set, split_name};
 use super::split::{self, FAMILIES};
 use crate::change::{differences, rebuilt};
-use crate::model::{
-    Bytes, Element as NftElement, ElementData, Expr, Family, Field, LookupDest, Op, Rule, SetDecl, Table,
-    Transaction, Verdict,
-};
+use crate::model::{Expr, Family, LookupDest, Op, Rule, Table, Transaction, Verdict};
 
 /// What is to be done, in three parts, one after the other.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -77,33 +74,6 @@ pub struct Ipsets {
     only: HashMap<String, Family>,
     /// Ipsets that are to be destroyed and may be there still.
     doomed: BTreeSet<String>,
-}
-
-/// The chains that look into a set, and whether all of their rules which do so allow.
-type Users = HashMap<String, BTreeMap<String, bool>>;
-
-/// Members that come into a set and members that leave it.
-#[derive(Debug, Default)]
-struct Members {
-    added: BTreeSet<Element>,
-    removed: BTreeSet<Element>,
-}
-
-/// What a transaction does.
-#[derive(Debug, Default)]
-struct Delta {
-    new: Vec<String>,
-    gone: Vec<String>,
-    members: BTreeMap<String, Members>,
-    /// Something else than members changes.
-    rules: bool,
-    /// Chains whose rules change, or to which other packets are sent than before: as they were, and as they
-    /// will be.
-    old_chains: BTreeSet<String>,
-    new_chains: BTreeSet<String>,
-    /// Addresses of which a set that is none of peers says something (no) more.
-    set_added: HashSet<IpAddr>,
-    set_removed: HashSet<IpAddr>,
 }
 
 /// The table in which peer sets are.
@@ -386,14 +356,6 @@ impl Ipsets {
     }
 }
 
-/// The chain that a step begins to write, or deletes.
-fn written(op: &Op) -> Option<&str> {
-    match op {
-        Op::AddChain { chain, .. } | Op::FlushChain { chain } | Op::DeleteChain { chain } => Some(chain),
-        _ => None,
-    }
-}
-
 /// A version that no ipset has.
 fn free_version(start: &str, is_there: impl Fn(&String) -> bool) -> char {
     ('a'..='z').find(|version| !is_there(&format!("{start}{version}"))).unwrap_or('a')
@@ -406,108 +368,4 @@ fn ipsets_of(table: &Table) -> impl Iterator<Item = &str> {
         Expr::Ipset { set, .. } => Some(set.as_str()),
         _ => None,
     })
-}
-
-/// The chain that a verdict sends to.
-fn target(verdict: &Verdict) -> Option<&str> {
-    match verdict {
-        Verdict::Jump(chain) | Verdict::Goto(chain) => Some(chain),
-        Verdict::Accept | Verdict::Drop | Verdict::Return => None,
-    }
-}
-
-fn target_of(element: &NftElement) -> Option<&str> {
-    match &element.data {
-        Some(ElementData::Verdict(verdict)) => target(verdict),
-        Some(ElementData::Value(_)) | None => None,
-    }
-}
-
-/// The addresses in a key.
-fn addresses<'a>(decl: &'a SetDecl, key: &'a Bytes) -> impl Iterator<Item = IpAddr> + 'a {
-    let mut at = 0;
-    decl.key.iter().filter_map(move |field| {
-        let bytes = key.get(at..at + field.len())?;
-        at += field.len().next_multiple_of(4);
-        match field {
-            Field::Ipv4 => Some(IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?)),
-            Field::Ipv6 => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)),
-            _ => None,
-        }
-    })
-}
-
-impl Delta {
-    fn new(ops: &[&Op], rules: bool) -> Delta {
-        let mut delta = Delta { rules, ..Delta::default() };
-        for op in ops {
-            match op {
-                Op::AddSet { set, .. } if peer_set(set).is_some() => delta.new.push(set.clone()),
-                Op::DeleteSet { set } if peer_set(set).is_some() => delta.gone.push(set.clone()),
-                Op::AddElements { set, decl, elements } | Op::DeleteElements { set, decl, elements } => {
-                    delta.elements(set, decl, elements, matches!(op, Op::AddElements { .. }));
-                    delta.rules |= peer_set(set).is_none();
-                }
-                _ => {
-                    delta.rules = true;
-                    if let Some(chain) = written(op) {
-                        delta.old_chains.insert(chain.to_owned());
-                        delta.new_chains.insert(chain.to_owned());
-                    }
-                }
-            }
-        }
-        delta.new.iter().for_each(|set| drop(delta.members.remove(set)));
-        delta
-    }
-
-    fn elements(&mut self, set: &str, decl: &SetDecl, elements: &[(Bytes, NftElement)], add: bool) {
-        if let Some((_, decl)) = peer_set(set) {
-            let members = self.members.entry(set.to_owned()).or_default();
-            let members = if add { &mut members.added } else { &mut members.removed };
-            members.extend(elements.iter().flat_map(|(key, element)| sets::elements(&decl, key, element)));
-        } else if decl.data.is_some() {
-            let chains = if add { &mut self.new_chains } else { &mut self.old_chains };
-            chains.extend(elements.iter().filter_map(|(_, element)| target_of(element)).map(str::to_owned));
-        } else {
-            let said = if add { &mut self.set_added } else { &mut self.set_removed };
-            said.extend(elements.iter().flat_map(|(key, _)| addresses(decl, key)));
-        }
-    }
-
-    /// Addresses that come into a set and leave another (or the same, with another port).
-    fn mixed(&self) -> HashSet<IpAddr> {
-        let removed = self.members.values().flat_map(|members| &members.removed).map(Element::address);
-        let removed: HashSet<IpAddr> = removed.collect();
-        let added = self.members.values().flat_map(|members| &members.added).map(Element::address);
-        added.filter(|address| removed.contains(address)).collect()
-    }
-
-    /// Sets that cannot be changed in place. `old` and `new` are those that decide on packets for which
-    /// rules change.
-    fn switched(&self, users: &Users, old: &HashSet<String>, new: &HashSet<String>) -> BTreeSet<String> {
-        let elements = self.members.values().map(|m| m.added.len() + m.removed.len()).sum::<usize>();
-        let not_allowing =
-            |set: &String| users.get(set).is_some_and(|chains| chains.values().any(|allows| !allows));
-        if (self.rules || elements > 1) && self.members.keys().any(not_allowing) {
-            return self.members.keys().cloned().collect();
-        }
-        let mixed = self.mixed();
-        let alone = |address: &IpAddr| {
-            !self.rules && mixed.iter().filter(|other| other.is_ipv4() == address.is_ipv4()).count() == 1
-        };
-        let concerned = |(set, members): &(&String, &Members)| {
-            let mut all = members.added.iter().chain(&members.removed).map(Element::address);
-            let is_in = |said: &HashSet<IpAddr>, elements: &BTreeSet<Element>| {
-                !said.is_empty() && elements.iter().any(|e| said.contains(&e.address()))
-            };
-            (!members.removed.is_empty() && old.contains(*set))
-                || (!members.added.is_empty() && new.contains(*set))
-                || all.any(|address| mixed.contains(&address) && !alone(&address))
-                // what another set says of the address now is what this one said before, or the other way
-                || is_in(&self.set_added, &members.removed)
-                || is_in(&self.set_removed, &members.added)
-        };
-        self.members.iter().filter(concerned).map(|(set, _)| set.clone()).collect()
-    }
 }
