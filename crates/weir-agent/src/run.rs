@@ -14,11 +14,12 @@ use weir_compiler::policy::Problem;
 use weir_compiler::slice::Change;
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::Family;
-use weir_dataplane::{Attachments, Planner, Ports, Settings, TABLE, TABLES};
+use weir_dataplane::{Attachments, Planner, Ports, Settings, TABLES};
 use weir_nft::conntrack::Conntrack;
 use weir_nft::{Listener, Nft};
 use weir_source::Update;
 
+use crate::backend::SetBackend;
 use crate::bridge;
 use crate::bypass;
 use crate::enforce::enforce;
@@ -50,6 +51,8 @@ pub struct Options {
     /// Where conntrack was not in use before: how long TCP in mid-stream is judged by policies, and
     /// not dropped (U27).
     pub mid_stream_grace: Duration,
+    /// Where peer sets are.
+    pub sets: SetBackend,
 }
 
 /// How often the kernel's tables are compared with the plan although nothing says that it changed.
@@ -64,7 +67,7 @@ const QUEUE: usize = 1024;
 pub async fn run(options: Options) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let kernel = Kernel::open()?;
+    let kernel = Kernel::with(options.sets)?;
     let mut listener = listen()?;
     let mut links = Watcher::new().await?;
     let (sender, mut updates) = mpsc::channel(QUEUE);
@@ -137,8 +140,11 @@ pub async fn run(options: Options) -> Result<()> {
 /// The conntrack of this node, if this is the first start here and nothing has used it: connections that exist
 /// have no entry (U27).
 fn unused_conntrack() -> Result<Option<Conntrack>> {
-    if Nft::open()?.dump(Family::Inet, TABLE)?.is_some() {
-        return Ok(None);
+    let mut nft = Nft::open()?;
+    for (family, name) in TABLES {
+        if nft.dump(family, name)?.is_some() {
+            return Ok(None);
+        }
     }
     // without ctnetlink nobody can say
     let Ok(mut conntrack) = Conntrack::open() else { return Ok(None) };

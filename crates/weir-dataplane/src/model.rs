@@ -158,11 +158,34 @@ pub enum Expr {
         /// Matches if the key is not there.
         negate: bool,
     },
+    /// Looks the packet up in a kernel ipset (the `set` match of xtables, by nft_compat). In families
+    /// ip and ip6 only.
+    Ipset {
+        /// The ipset's name; in the kernel, rules have its index.
+        set: String,
+        /// What of the packet is looked up.
+        key: IpsetKey,
+        /// Matches if it is not there.
+        negate: bool,
+    },
     /// Ends the rule with a verdict (`immediate` into the verdict register).
     Verdict(Verdict),
     /// An expression that Weir does not write, by its name: found in a dump, it makes the rule
     /// differ from every rule of a plan.
     Foreign(String),
+}
+
+/// What of a packet is looked up in an ipset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IpsetKey {
+    /// `src`: the source address.
+    Source,
+    /// `dst`: the destination address.
+    Destination,
+    /// `src,dst`: the source address, the protocol and the destination port.
+    SourcePort,
+    /// `dst,dst`: the destination address, the protocol and the destination port.
+    DestinationPort,
 }
 
 /// Where a map lookup writes.
