@@ -7,6 +7,9 @@ mod world;
 #[path = "../../weir-dataplane/tests/common/costs.rs"]
 mod costs;
 
+#[path = "../../weir-dataplane/tests/common/busy.rs"]
+mod busy;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -102,8 +105,13 @@ fn sh(command: &str) -> String {
 fn the_kernel_holds_the_plan_after_every_change() {
     in_netns(|| {
         let kernel = RefCell::new(Kernel::with(SetBackend::Ipset).unwrap());
-        let mut runner = TestRunner::new(world::cases(30));
-        let cases = (batches(8), proptest::collection::vec(any::<u64>(), 8), costs::costs());
+        let mut runner = TestRunner::new(world::cases(60));
+        let events = prop_oneof![batches(8), busy::busy()];
+        let cases = (
+            events,
+            proptest::collection::vec(prop_oneof![Just(0xaaaa_aaaa_aaaa_aaaa), any::<u64>()], 8),
+            costs::costs(),
+        );
         runner
             .run(&cases, |(batches, seeds, costs)| {
                 let mut kernel = kernel.borrow_mut();
