@@ -258,6 +258,16 @@ pub enum Verdict {
     Goto(String),
 }
 
+impl Verdict {
+    /// The chain that it sends to.
+    pub fn target(&self) -> Option<&str> {
+        match self {
+            Verdict::Jump(chain) | Verdict::Goto(chain) => Some(chain),
+            Verdict::Accept | Verdict::Drop | Verdict::Return => None,
+        }
+    }
+}
+
 /// A constant, a key or a value, as the kernel has it.
 pub type Bytes = SmallVec<[u8; 24]>;
 
@@ -387,6 +397,16 @@ pub struct Element {
     pub data: Option<ElementData>,
     /// For people who read `nft list ruleset`: at most 127 bytes.
     pub comment: Option<String>,
+}
+
+impl Element {
+    /// Of a verdict map: the chain that it sends to.
+    pub fn target(&self) -> Option<&str> {
+        match &self.data {
+            Some(ElementData::Verdict(verdict)) => verdict.target(),
+            Some(ElementData::Value(_)) | None => None,
+        }
+    }
 }
 
 /// The value of a map's element.

@@ -16,11 +16,12 @@
 //!
 //! In each stage, an end of a flow goes from its old verdict to its new one. Those of A were open before, those of
 //! C are open after, those of B go together: no flow passes that old and new both deny, and none
-//! is dropped that both allow. Most changes have one stage: members, pods that come, pods that go.
+//! is dropped that both allow. Where the rules of a chain change in place, ends come to it and leave it in B, too: else
+//! they would meet the other rules than those of their old or new state. Most changes have one stage: members, pods that come, pods that go.
 
 use std::collections::BTreeSet;
 
-use crate::model::{Bytes, Element, ElementData, Op, Transaction, Verdict};
+use crate::model::{Bytes, Element, Op, Transaction};
 use crate::peers::is_peer_set;
 
 /// Cuts transactions into batches, to be sent one after the other.
@@ -72,7 +73,7 @@ impl Parts {
             return parts;
         }
         let (mut new, mut gone) = (BTreeSet::new(), BTreeSet::new());
-        let (mut added, mut removed) = (BTreeSet::new(), BTreeSet::new());
+        let (mut added, mut removed, mut emptied) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for op in &transaction.ops {
             match op {
                 Op::AddSet { set: name, .. } | Op::AddChain { chain: name, .. } => {
@@ -80,6 +81,9 @@ impl Parts {
                 }
                 Op::DeleteChain { chain } => {
                     gone.insert(chain.as_str());
+                }
+                Op::FlushChain { chain } => {
+                    emptied.insert(chain.as_str());
                 }
                 Op::AddElements { set, elements, .. } => {
                     added.extend(elements.iter().map(|(key, _)| (set.as_str(), key)));
@@ -90,6 +94,9 @@ impl Parts {
                 _ => {}
             }
         }
+        let rewritten = |(_, element): &(Bytes, Element)| {
+            element.target().is_some_and(|chain| emptied.contains(chain) && !gone.contains(chain))
+        };
         for op in &transaction.ops {
             match op {
                 Op::AddTable | Op::AddSet { .. } | Op::AddChain { .. } => parts.stages[NEW].push(op.clone()),
@@ -112,13 +119,11 @@ impl Parts {
                 }
                 // what is not about peers says where pods are, and which addresses are theirs
                 Op::AddElements { set, decl, elements } => {
-                    let switches = |(key, _): &&(Bytes, Element)| removed.contains(&(set.as_str(), key));
+                    let switches =
+                        |e: &&(Bytes, Element)| removed.contains(&(set.as_str(), &e.0)) || rewritten(e);
                     let (switch, come): (Vec<_>, Vec<_>) = elements.iter().partition(switches);
-                    let leads_to_new = |(_, element): &&(Bytes, Element)| match &element.data {
-                        Some(ElementData::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain))) => {
-                            new.contains(chain.as_str())
-                        }
-                        _ => false,
+                    let leads_to_new = |(_, element): &&(Bytes, Element)| {
+                        element.target().is_some_and(|chain| new.contains(chain))
                     };
                     parts.to_new_chain |= switch.iter().any(leads_to_new);
                     parts.comes |= !come.is_empty();
@@ -129,7 +134,8 @@ impl Parts {
                     }
                 }
                 Op::DeleteElements { set, decl, elements } => {
-                    let switches = |(key, _): &&(Bytes, Element)| added.contains(&(set.as_str(), key));
+                    let switches =
+                        |e: &&(Bytes, Element)| added.contains(&(set.as_str(), &e.0)) || rewritten(e);
                     let (switch, leave): (Vec<_>, Vec<_>) = elements.iter().partition(switches);
                     for (stage, elements) in [(SWITCH, switch), (LEAVE, leave)] {
                         let op =

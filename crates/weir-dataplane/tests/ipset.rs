@@ -8,17 +8,19 @@ mod world;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use busy::busy;
 use common::costs::costs;
 use common::{Ipsets as Sets, Packet, passes, passes_with};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
+use weir_compiler::flow::PodToOwnNode;
 use weir_compiler::object::*;
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::ipset::{Ipset, IpsetOp, Ipsets, Steps};
 use weir_dataplane::model::{Family, Table, Transaction};
-use weir_dataplane::{Attachment, Attachments, Costs, Planner, Settings, fake};
+use weir_dataplane::{Attachment, Attachments, Planner, Port, Ports, Settings, fake, stages};
 use world::{ADDRESSES, addresses, batches, plain_pod};
 
 /// A kernel with tables and ipsets.
@@ -56,8 +58,8 @@ fn singles(steps: &Steps) -> Vec<Single> {
         destroy @ IpsetOp::Destroy { .. } => vec![destroy],
     };
     let before = steps.before.iter().flat_map(of).map(Single::Ipset);
-    let batch = (!steps.batch.is_empty()).then(|| Single::Batch(steps.batch.clone()));
-    before.chain(batch).chain(steps.after.iter().flat_map(of).map(Single::Ipset)).collect()
+    let batches = stages(steps.batch.clone()).into_iter().map(Single::Batch);
+    before.chain(batches).chain(steps.after.iter().flat_map(of).map(Single::Ipset)).collect()
 }
 
 impl Kernel {
@@ -74,14 +76,14 @@ impl Kernel {
         Ok(())
     }
 
-    fn passes(&self, packet: &Packet) -> bool {
+    fn passes(&self, chain: &str, packet: &Packet) -> bool {
         let family = if packet.source.is_ipv4() { Family::Ip } else { Family::Ip6 };
         let table = self.tables.iter().find(|table| table.family == family);
-        table.is_none_or(|table| passes_with(table, &self.ipsets, "forward", packet))
+        table.is_none_or(|table| passes_with(table, &self.ipsets, chain, packet))
     }
 
     fn verdicts(&self, packets: &[Packet]) -> Vec<bool> {
-        packets.iter().map(|packet| self.passes(packet)).collect()
+        packets.iter().map(|packet| self.passes("forward", packet)).collect()
     }
 }
 
@@ -95,6 +97,25 @@ fn attachments(planner: &Planner, seed: u64) -> Attachments {
                 _ => Attachment::Own(format!("veth{}{}", key.namespace, key.name)),
             };
             all.insert(*address, attachment);
+        }
+    }
+    all
+}
+
+/// What is known of ports: with any of them there is a table of bridges.
+fn ports(planner: &Planner, seed: u64) -> Ports {
+    let mut all = Ports::default();
+    if seed & 3 > 0 {
+        return all;
+    }
+    for (i, key) in planner.slice().pods.keys().enumerate() {
+        match seed >> (2 * i % 62) & 3 {
+            0 => drop(all.unknown_own.insert(format!("veth{}{}", key.namespace, key.name))),
+            1 => {
+                let port = Port { name: format!("port{i}"), mac: [2; 6], link_local: BTreeSet::new() };
+                all.pods.insert(key.clone(), port);
+            }
+            _ => {}
         }
     }
     all
@@ -139,7 +160,7 @@ fn carry_out(
         kernel.apply(step)?;
         for ((packet, old), new) in packets.iter().zip(old).zip(new).filter(|((_, old), new)| old == new) {
             prop_assert_eq!(
-                kernel.passes(packet),
+                kernel.passes("forward", packet),
                 *old,
                 "old and new: {} and {}; after step {} of {:#?}\n{:?}",
                 old,
@@ -158,10 +179,10 @@ fn follow(
     batches: Vec<Vec<Event>>,
     seeds: Vec<u64>,
     ends: Vec<usize>,
-    costs: Costs,
+    settings: Settings,
 ) -> Result<(), TestCaseError> {
     let mut compiler = Compiler::new(Scope::Node("n1".into()));
-    let mut planner = Planner::with(Settings { costs, ..Settings::default() });
+    let mut planner = Planner::with(settings);
     let mut kernel = Kernel::default();
     let (mut ipsets, first) = Ipsets::compare(&planner.tables(), &[], &Sets::new(), false);
     for step in singles(&first) {
@@ -175,6 +196,10 @@ fn follow(
         }
         let attached = attachments(&planner, seed);
         planner.attach(attached.clone());
+        planner.ports(ports(&planner, seed));
+        if seed % 16 == 5 {
+            planner.drop_mid_stream(); // from then on
+        }
         let packets = packets(&[&before, &attached]);
         let pending = planner.take();
         let plan = planner.tables();
@@ -196,11 +221,31 @@ fn follow(
         prop_assert_eq!(&kernel.tables, &ipsets.tables(&plan));
         prop_assert_eq!(&kernel.ipsets, &ipsets.ipsets(&plan));
         prop_assert_eq!(&kernel.verdicts(&packets), &new);
+        for chain in planner.table().chains.iter().filter(|(_, c)| c.hook.is_some()).map(|(name, _)| name) {
+            for packet in &packets {
+                let expected = passes(planner.table(), chain, packet);
+                prop_assert_eq!(kernel.passes(chain, packet), expected, "{}: {:?}", chain, packet);
+            }
+        }
         let (_, nothing) = Ipsets::compare(&plan, &kernel.tables, &kernel.ipsets, false);
         prop_assert_eq!(nothing, Steps::default(), "it is the plan already");
         before = attached;
     }
     Ok(())
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    let mark = proptest::option::of(Just(NonZeroU32::new(0x1000).unwrap()));
+    let own_node = prop_oneof![Just(PodToOwnNode::Enforce), Just(PodToOwnNode::Allow)];
+    let all = (costs(), any::<bool>(), any::<bool>(), own_node, mark, any::<bool>());
+    all.prop_map(|(costs, source_guard, close_unknown, own_node, revoked_mark, drop_mid_stream)| Settings {
+        costs,
+        source_guard,
+        close_unknown,
+        own_node,
+        revoked_mark,
+        drop_mid_stream,
+    })
 }
 
 proptest! {
@@ -212,9 +257,9 @@ proptest! {
         seeds in proptest::collection::vec(prop_oneof![3 => Just(0xaaaa_aaaa_aaaa_aaaa), 1 => any::<u64>()], 8),
         // where the agent is killed
         ends in proptest::collection::vec(prop_oneof![2 => Just(usize::MAX), 1 => 0usize..12], 8),
-        costs in costs(),
+        settings in settings(),
     ) {
-        follow(batches, seeds, ends, costs)?;
+        follow(batches, seeds, ends, settings)?;
     }
 }
 
@@ -251,7 +296,7 @@ fn two_pods_that_change_together_do_not_meet_halfway() {
     ];
     // before, 1 lets nothing in from 0; afterwards, 0 lets nothing out to 1
     let second = vec![pod(0, "x", "u"), pod(1, "y", "v")];
-    follow(vec![first, second], vec![0xaaaa_aaaa_aaaa_aaaa; 2], vec![usize::MAX; 2], Costs::default())
+    follow(vec![first, second], vec![0xaaaa_aaaa_aaaa_aaaa; 2], vec![usize::MAX; 2], Settings::default())
         .unwrap_or_else(|why| panic!("{why}"));
 }
 

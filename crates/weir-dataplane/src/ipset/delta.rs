@@ -9,7 +9,7 @@ use hashbrown::{HashMap, HashSet};
 
 use super::model::Element;
 use super::sets::{self, peer_set};
-use crate::model::{Bytes, Element as NftElement, ElementData, Field, Op, SetDecl, Verdict};
+use crate::model::{Bytes, Element as NftElement, Field, Op, SetDecl};
 
 /// The chains that look into a set, and whether all of their rules which do so allow.
 pub(crate) type Users = HashMap<String, BTreeMap<String, bool>>;
@@ -43,21 +43,6 @@ pub(crate) fn written(op: &Op) -> Option<&str> {
     match op {
         Op::AddChain { chain, .. } | Op::FlushChain { chain } | Op::DeleteChain { chain } => Some(chain),
         _ => None,
-    }
-}
-
-/// The chain that a verdict sends to.
-pub(crate) fn target(verdict: &Verdict) -> Option<&str> {
-    match verdict {
-        Verdict::Jump(chain) | Verdict::Goto(chain) => Some(chain),
-        Verdict::Accept | Verdict::Drop | Verdict::Return => None,
-    }
-}
-
-pub(crate) fn target_of(element: &NftElement) -> Option<&str> {
-    match &element.data {
-        Some(ElementData::Verdict(verdict)) => target(verdict),
-        Some(ElementData::Value(_)) | None => None,
     }
 }
 
@@ -106,7 +91,7 @@ impl Delta {
             members.extend(elements.iter().flat_map(|(key, element)| sets::elements(&decl, key, element)));
         } else if decl.data.is_some() {
             let chains = if add { &mut self.new_chains } else { &mut self.old_chains };
-            chains.extend(elements.iter().filter_map(|(_, element)| target_of(element)).map(str::to_owned));
+            chains.extend(elements.iter().filter_map(|(_, element)| element.target()).map(str::to_owned));
         } else {
             let said = if add { &mut self.set_added } else { &mut self.set_removed };
             said.extend(elements.iter().flat_map(|(key, _)| addresses(decl, key)));

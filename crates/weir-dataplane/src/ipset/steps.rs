@@ -37,7 +37,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hashbrown::{HashMap, HashSet};
 
-use super::delta::{Delta, Members, Users, target, target_of, written};
+use super::delta::{Delta, Members, Users, written};
 use super::model::{Element, Ipset, IpsetOp};
 use super::sets::{self, is_ours, peer_set, split_name};
 use super::split::{self, FAMILIES};
@@ -290,10 +290,10 @@ impl Ipsets {
             let rules = table.chains.get(chain).into_iter().flat_map(|chain| &chain.rules);
             for expr in rules.flat_map(|rule| &rule.exprs) {
                 match expr {
-                    Expr::Verdict(verdict) => next.extend(target(verdict)),
+                    Expr::Verdict(verdict) => next.extend(verdict.target()),
                     Expr::Lookup { set, dest: Some(LookupDest::Verdict), .. } => {
                         let elements = table.sets.get(set).into_iter().flat_map(|map| map.elements.values());
-                        next.extend(elements.filter_map(target_of));
+                        next.extend(elements.filter_map(|element| element.target()));
                     }
                     _ => {}
                 }

@@ -29,13 +29,12 @@ pub type Ipsets = BTreeMap<String, Ipset>;
 
 /// Whether a base chain lets it pass.
 pub fn passes(table: &Table, chain: &str, packet: &Packet) -> bool {
-    passes_at(table, table, usize::MAX, chain, packet).0
+    passes_with(table, &Ipsets::new(), chain, packet)
 }
 
 /// The same, where rules look into ipsets.
 pub fn passes_with(table: &Table, ipsets: &Ipsets, chain: &str, packet: &Packet) -> bool {
-    let state = State { before: table, after: table, moment: usize::MAX, ipsets, lookups: Cell::new(0) };
-    state.passes(chain, packet)
+    passes_at(table, table, usize::MAX, ipsets, chain, packet).0
 }
 
 /// Whether a base chain lets it pass while `before` becomes `after`: rules are those of `before`, in which
@@ -44,11 +43,14 @@ pub fn passes_at(
     before: &Table,
     after: &Table,
     moment: usize,
+    ipsets: &Ipsets,
     chain: &str,
     packet: &Packet,
 ) -> (bool, usize) {
-    let state = State { before, after, moment, ipsets: &Ipsets::new(), lookups: Cell::new(0) };
-    (state.passes(chain, packet), state.lookups.get())
+    let state = State { before, after, moment, ipsets, lookups: Cell::new(0) };
+    // the policy of base chains is accept
+    let passes = !matches!(walk(&state, chain, packet, 0), Some(Verdict::Drop));
+    (passes, state.lookups.get())
 }
 
 struct State<'a> {
@@ -60,11 +62,6 @@ struct State<'a> {
 }
 
 impl State<'_> {
-    fn passes(&self, chain: &str, packet: &Packet) -> bool {
-        // the policy of base chains is accept
-        !matches!(walk(self, chain, packet, 0), Some(Verdict::Drop))
-    }
-
     /// `None`: a map that has lost its elements.
     fn set(&self, name: &str) -> Option<&Set> {
         let number = self.lookups.replace(self.lookups.get() + 1);
