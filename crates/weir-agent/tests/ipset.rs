@@ -23,7 +23,7 @@ use weir_compiler::object::*;
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::ipset::{Ipset, Ipsets};
 use weir_dataplane::model::{Expr, Table};
-use weir_dataplane::{Attachment, Attachments, Planner, Settings, TABLES};
+use weir_dataplane::{Attachment, Attachments, Planner, Port, Ports, Settings, TABLES};
 use weir_nft::Nft;
 use world::batches;
 
@@ -84,6 +84,23 @@ fn attachments(planner: &Planner, seed: u64) -> Attachments {
     all
 }
 
+/// What is known of ports: with any of them there is a table of bridges.
+fn ports(planner: &Planner, seed: u64) -> Ports {
+    let mut all = Ports::default();
+    for (i, key) in planner.slice().pods.keys().enumerate() {
+        match seed >> (2 * i % 62) & 7 {
+            0 => drop(all.unknown_own.insert(format!("veth{i}"))),
+            1 => {
+                let link_local = ["fe80::1".parse().unwrap()].into();
+                let port = Port { name: format!("port{i}"), mac: [2; 6], link_local };
+                all.pods.insert(key.clone(), port);
+            }
+            _ => {}
+        }
+    }
+    all
+}
+
 /// The agent calls sync again after that time.
 fn tidy(kernel: &mut Kernel, planner: &Planner) {
     for _ in 0..100 {
@@ -116,7 +133,10 @@ fn the_kernel_holds_the_plan_after_every_change() {
             .run(&cases, |(batches, seeds, costs)| {
                 let mut kernel = kernel.borrow_mut();
                 let mut compiler = Compiler::new(Scope::Node("n1".into()));
-                let mut planner = Planner::with(Settings { costs, ..Settings::default() });
+                let revoked_mark = std::num::NonZeroU32::new(0x1000);
+                let close_unknown = true;
+                let settings = Settings { costs, close_unknown, revoked_mark, ..Settings::default() };
+                let mut planner = Planner::with(settings);
                 planner.take();
                 kernel.doubt(); // what the last case left is an installed state like any other
                 kernel.sync(&planner.tables(), Vec::new()).unwrap();
@@ -125,6 +145,10 @@ fn the_kernel_holds_the_plan_after_every_change() {
                         planner.update(&delta.changes);
                     }
                     planner.attach(attachments(&planner, seed));
+                    planner.ports(ports(&planner, seed));
+                    if seed % 16 == 5 {
+                        planner.drop_mid_stream(); // from then on
+                    }
                     let pending = planner.take();
                     let done = kernel
                         .sync(&planner.tables(), pending)
