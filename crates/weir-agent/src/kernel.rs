@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use weir_dataplane::model::{Family, Hook, HookPoint, Op, Table, Transaction};
-use weir_dataplane::{TABLE, TABLES, differences, rebuilt, stages};
-use weir_nft::{ApplyError, DumpError, Nft, OpenError};
+use weir_dataplane::{TABLE, TABLES};
+use weir_nft::{ApplyError, DumpError, IpsetError, Nft, OpenError};
+
+use crate::backend::{Backend, DESTROY_PAUSE, SetBackend, destroy_all};
 
 /// The kernel did not become equal to the plan.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +17,9 @@ pub enum Error {
     /// A transaction was refused.
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    /// An ipset could not be changed.
+    #[error(transparent)]
+    Ipset(#[from] IpsetError),
     /// The generation could not be read.
     #[error("cannot ask the kernel for the generation of its ruleset")]
     Generation(#[from] std::io::Error),
@@ -35,7 +40,8 @@ impl Error {
 pub enum Done {
     /// Nothing: it was.
     Nothing,
-    /// So many steps, in one batch or as many as [`stages`] makes of them.
+    /// So many steps, in one batch or as many as [`stages`](weir_dataplane::stages) makes of them, and
+    /// those on ipsets.
     Applied {
         /// The steps.
         ops: usize,
@@ -47,18 +53,17 @@ pub enum Done {
 /// See the module.
 pub struct Kernel {
     nft: Nft,
+    backend: Box<dyn Backend + Send>,
     /// The kernel's tables are known to be the plan's as of the last batch.
     in_step: bool,
     failures: u32,
 }
 
-/// A dump is old when something else commits before the batch: then it is taken again.
-const STALE_ATTEMPTS: u32 = 10;
 /// After so many failures in a row the tables are made anew, in one batch.
 const REBUILD_AFTER: u32 = 3;
 
 impl Kernel {
-    /// Opens the netlink socket.
+    /// Opens the netlink socket; peer sets are named sets of nftables.
     ///
     /// # Errors
     /// There is no permission, or no nf_tables.
@@ -68,7 +73,20 @@ impl Kernel {
 
     /// The same over a connection that is open.
     pub fn new(nft: Nft) -> Self {
-        Kernel { nft, in_step: false, failures: 0 }
+        Kernel::over(nft, SetBackend::nft())
+    }
+
+    /// The same as [`Kernel::open`], with a choice of where peer sets are.
+    ///
+    /// # Errors
+    /// As there, or this program is built without the backend.
+    pub fn with(backend: SetBackend) -> anyhow::Result<Self> {
+        let backend = backend.make()?;
+        Ok(Kernel::over(Nft::open()?, backend))
+    }
+
+    fn over(nft: Nft, backend: Box<dyn Backend + Send>) -> Self {
+        Kernel { nft, backend, in_step: false, failures: 0 }
     }
 
     /// How many times in a row it failed.
@@ -106,61 +124,44 @@ impl Kernel {
         let result = if !self.in_step {
             // the difference has it all; at a start, twice the whole plan would be in memory
             drop(pending);
-            self.compare(plan)
+            let anew = self.failures >= REBUILD_AFTER;
+            self.backend.compare(&mut self.nft, plan, anew).map(|ops| (ops, true))
         } else if pending.is_empty() {
-            Ok(Done::Nothing)
+            self.backend.tidy(&mut self.nft);
+            Ok((0, false))
         } else {
-            let done = Done::Applied { ops: steps(&pending), compared: false };
-            let mut batches = stages(pending).into_iter();
-            batches.try_for_each(|batch| self.nft.apply(&batch)).map(|()| done).map_err(Error::from)
+            self.backend.change(&mut self.nft, plan, pending).map(|ops| (ops, false))
         };
+        let result = result.map(|(ops, compared)| match ops {
+            0 => Done::Nothing,
+            ops => Done::Applied { ops, compared },
+        });
         self.in_step = result.is_ok();
         self.failures = if result.is_ok() { 0 } else { self.failures + 1 };
         result
     }
 
-    /// When to try again after an error: 50 ms, doubled with each failure up to 10 s.
+    /// When to try again after an error: 50 ms, doubled with each failure up to 10 s; or when to remove what was
+    /// still in use.
     pub fn retry_after(&self) -> Option<Duration> {
+        if self.failures == 0 && self.backend.untidy() {
+            return Some(DESTROY_PAUSE);
+        }
         let doubled = || Duration::from_millis(50) * 2u32.pow((self.failures - 1).min(8));
         (self.failures > 0).then(|| doubled().min(Duration::from_secs(10)))
     }
+}
 
-    fn compare(&mut self, plan: &[&Table]) -> Result<Done, Error> {
-        let mut attempt = 0;
-        loop {
-            let generation = self.nft.generation()?;
-            let mut installed = Vec::new();
-            for (family, name) in TABLES {
-                installed.extend(self.nft.dump(family, name)?);
-            }
-            let mut batch = differences(&installed, plan);
-            if batch.is_empty() {
-                return Ok(Done::Nothing);
-            }
-            if self.failures >= REBUILD_AFTER {
-                batch = rebuilt(&installed, plan);
-            }
-            attempt += 1;
-            let done = Done::Applied { ops: steps(&batch), compared: true };
-            // Whether a batch makes a new generation depends on what it finds; who comes between two
-            // of them is announced like everybody.
-            let mut batches = stages(batch).into_iter();
-            let first = batches.next().unwrap_or_default();
-            let result = self.nft.apply_at(generation, &first);
-            match result.and_then(|()| batches.try_for_each(|batch| self.nft.apply(&batch))) {
-                Ok(()) => return Ok(done),
-                Err(ApplyError::Stale { .. }) if attempt < STALE_ATTEMPTS => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+/// Weir's tables as they are in the kernel.
+pub(crate) fn installed(nft: &mut Nft) -> Result<Vec<Table>, DumpError> {
+    let mut installed = Vec::new();
+    for (family, name) in TABLES {
+        installed.extend(nft.dump(family, name)?);
     }
+    Ok(installed)
 }
 
-fn steps(batch: &[Transaction]) -> usize {
-    batch.iter().map(|transaction| transaction.ops.len()).sum()
-}
-
-/// Removes all that Weir made in this network namespace, and nothing else: its tables.
+/// Removes all that Weir made in this network namespace, and nothing else: its tables and ipsets.
 ///
 /// # Errors
 /// There is no permission, no nf_tables, or the kernel refused.
@@ -170,6 +171,8 @@ pub fn cleanup() -> anyhow::Result<()> {
         let ops = vec![Op::AddTable, Op::DeleteTable];
         Transaction { family, table: name.to_owned(), ops }
     });
-    Nft::open()?.apply(&gone)?;
+    let mut nft = Nft::open()?;
+    nft.apply(&gone)?;
+    destroy_all(&mut nft)?;
     Ok(())
 }

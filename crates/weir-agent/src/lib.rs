@@ -9,9 +9,11 @@
 //! One thread, one loop ([`run`]): whatever came in since the last turn becomes one transaction. The
 //! kernel is the only truth ([`kernel`]): at the start, after an error, and when somebody else has
 //! changed the ruleset, the table is read back, compared with the plan, and only what differs is
-//! changed. What the kernel refuses closes the policies that it belongs to, and no others ([`enforce`]).
-//! Rules stay when the agent ends; [`kernel::cleanup`] removes them.
+//! changed; peer sets are named sets or ipsets ([`backend`]). What the kernel refuses closes the policies
+//! that it belongs to, and no others ([`enforce`]). Rules stay when the agent ends; [`kernel::cleanup`]
+//! removes them.
 
+pub mod backend;
 pub mod bridge;
 pub mod bypass;
 pub mod enforce;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
+use weir_agent::backend::SetBackend;
 use weir_agent::run::{Options, Source};
 use weir_agent::{kernel, run};
 use weir_compiler::flow::PodToOwnNode;
@@ -74,6 +75,9 @@ struct Enforce {
     /// already are judged by policies. After that, isolated pods drop TCP that is new without SYN.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     mid_stream_grace: u64,
+    /// Where the addresses of peers are kept in the kernel.
+    #[arg(long, value_enum, default_value_t)]
+    set_backend: SetBackend,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -136,6 +140,7 @@ fn start(cli: Cli) -> Result<()> {
         existing_connections,
         revoked_mark,
         mid_stream_grace,
+        set_backend,
     } = cli.enforce;
     let source = match manifests {
         Some(folder) => Source::Manifests(folder),
@@ -150,6 +155,13 @@ fn start(cli: Cli) -> Result<()> {
         ..Settings::default()
     };
     let mid_stream_grace = Duration::from_secs(mid_stream_grace);
-    let options = Options { node: node.unwrap_or_default(), source, settings, cni_results, mid_stream_grace };
+    let options = Options {
+        node: node.unwrap_or_default(),
+        source,
+        settings,
+        cni_results,
+        mid_stream_grace,
+        sets: set_backend,
+    };
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::run(options))
 }

@@ -14,11 +14,12 @@ use weir_compiler::policy::Problem;
 use weir_compiler::slice::Change;
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::Family;
-use weir_dataplane::{Attachments, Planner, Ports, Settings, TABLE, TABLES, drops_mid_stream};
+use weir_dataplane::{Attachments, Planner, Ports, Settings, TABLES, drops_mid_stream};
 use weir_nft::conntrack::Conntrack;
 use weir_nft::{Listener, Nft};
 use weir_source::Update;
 
+use crate::backend::SetBackend;
 use crate::bridge;
 use crate::bypass;
 use crate::enforce::enforce;
@@ -50,6 +51,8 @@ pub struct Options {
     /// Where conntrack was not in use before: how long TCP in mid-stream is judged by policies, and
     /// not dropped (U27).
     pub mid_stream_grace: Duration,
+    /// Where peer sets are.
+    pub sets: SetBackend,
 }
 
 /// How often the kernel's tables are compared with the plan although nothing says that it changed.
@@ -64,7 +67,7 @@ const QUEUE: usize = 1024;
 pub async fn run(options: Options) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let kernel = Kernel::open()?;
+    let kernel = Kernel::with(options.sets)?;
     let mut listener = listen()?;
     let mut links = Watcher::new().await?;
     let (sender, mut updates) = mpsc::channel(QUEUE);
@@ -138,8 +141,15 @@ pub async fn run(options: Options) -> Result<()> {
 /// start, and connections that exist have no entry (its conntrack is given, too); or an earlier run has
 /// begun to wait, and nobody knows since when.
 fn grace() -> Result<(bool, Option<Conntrack>)> {
-    if let Some(chains) = Nft::open()?.chains(Family::Inet, TABLE)? {
-        return Ok((drops_mid_stream(&chains) == Some(false), None));
+    let mut nft = Nft::open()?;
+    let mut earlier = None;
+    for (family, name) in TABLES {
+        if let Some(chains) = nft.chains(family, name)? {
+            earlier = earlier.or(Some(false)).map(|waits| waits || drops_mid_stream(&chains) == Some(false));
+        }
+    }
+    if let Some(waits) = earlier {
+        return Ok((waits, None));
     }
     // without ctnetlink nobody can say
     let Ok(mut conntrack) = Conntrack::open() else { return Ok((false, None)) };

@@ -186,7 +186,7 @@ fn what_others_did_to_the_table_is_mended_and_their_own_is_not_touched() {
         let planner = Planner::new();
         let mut kernel = Kernel::open().unwrap();
         kernel.sync(&planner.tables(), Vec::new()).unwrap();
-        let others = "table ip weir { chain forward { type filter hook forward priority 0; counter accept; }; }\n\
+        let others = "table ip others { chain forward { type filter hook forward priority 0; counter accept; }; }\n\
                       table inet weird { set s { type ipv4_addr; elements = { 10.0.0.1 }; }; }\n";
         nft(others);
         let listing = || {
@@ -209,6 +209,7 @@ fn what_others_did_to_the_table_is_mended_and_their_own_is_not_touched() {
             "insert rule inet weir input drop",
             // a table of Weir's that the plan has not (any more)
             "add table bridge weir { chain stray { type filter hook forward priority 0; }; }",
+            "add table ip6 weir { chain stray { type filter hook forward priority 0; }; }",
             "flush ruleset",
         ] {
             nft(damage);
@@ -224,7 +225,9 @@ fn what_others_did_to_the_table_is_mended_and_their_own_is_not_touched() {
                 "{damage}"
             );
             assert_eq!(dump().as_ref(), Some(planner.table()), "{damage}");
-            assert_eq!(Nft::open().unwrap().dump(Family::Bridge, TABLE).unwrap(), None, "{damage}");
+            for family in [Family::Bridge, Family::Ip6] {
+                assert_eq!(Nft::open().unwrap().dump(family, TABLE).unwrap(), None, "{damage}");
+            }
             assert_eq!(foreign(listing()), before, "{damage}");
         }
         cleanup().unwrap();

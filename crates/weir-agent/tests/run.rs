@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
+use weir_agent::backend::SetBackend;
 use weir_agent::run::{Options, Source, run};
 use weir_dataplane::TABLE;
 use weir_dataplane::model::{Family, Table};
@@ -41,6 +42,7 @@ fn links_routes_and_what_others_did_to_the_table_are_followed_by_events() {
         settings: Default::default(),
         cni_results: folder.join("no-results"),
         mid_stream_grace: Duration::ZERO,
+        sets: SetBackend::Nft,
     };
     // a thread begins in the namespace of the one that made it
     std::thread::spawn(|| {

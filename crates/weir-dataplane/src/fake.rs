@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::ipset::{Ipset, IpsetKind, IpsetOp};
 use crate::model::{Chain, ElementData, Expr, Op, Set, Table, Transaction, Verdict};
 
 /// Carries a batch of transactions out on all tables there are.
@@ -19,6 +20,61 @@ pub fn apply_all(tables: &mut Vec<Table>, transactions: &[Transaction]) -> Resul
     }
     *tables = next;
     Ok(())
+}
+
+/// Carries a change of ipsets out; `tables` are those whose rules may look into them. Unlike a batch, it is
+/// not undone when an element is refused.
+///
+/// # Errors
+/// What the kernel would refuse, in words.
+pub fn apply_ipset(
+    ipsets: &mut BTreeMap<String, Ipset>,
+    tables: &[Table],
+    op: &IpsetOp,
+) -> Result<(), String> {
+    let is_net = |kind: &IpsetKind| *kind == IpsetKind::Net;
+    match op {
+        IpsetOp::Create { name, set } => {
+            if name.len() > 31 {
+                return Err(format!("{name} is longer than 31 bytes"));
+            }
+            if is_net(&set.decl.kind) && set.elements.iter().any(|e| e.to_string().ends_with("/0")) {
+                return Err(format!("{name} has a prefix of length 0"));
+            }
+            match ipsets.insert(name.clone(), set.clone()) {
+                Some(_) => Err(format!("{name} exists")),
+                None => Ok(()),
+            }
+        }
+        IpsetOp::Add { name, elements, .. } => {
+            let set = ipsets.get_mut(name).ok_or_else(|| format!("no {name}"))?;
+            match elements.iter().find(|element| !set.elements.insert(**element)) {
+                Some(element) => Err(format!("{element} is in {name}")),
+                None => Ok(()),
+            }
+        }
+        IpsetOp::Remove { name, elements, .. } => {
+            let set = ipsets.get_mut(name).ok_or_else(|| format!("no {name}"))?;
+            match elements.iter().find(|element| !set.elements.remove(*element)) {
+                Some(element) => Err(format!("{element} is not in {name}")),
+                None => Ok(()),
+            }
+        }
+        IpsetOp::Destroy { name } => {
+            if tables.iter().flat_map(ipsets_of).any(|used| used == name) {
+                return Err(format!("{name} is in use"));
+            }
+            ipsets.remove(name).map(drop).ok_or_else(|| format!("no {name}"))
+        }
+    }
+}
+
+/// The ipsets that a table's rules look into. The kernel refuses a rule on one that is not there.
+pub fn ipsets_of(table: &Table) -> impl Iterator<Item = &String> {
+    table.chains.values().flat_map(|c| &c.rules).flat_map(|r| &r.exprs).filter_map(|e| match e {
+        Expr::Ipset { set, .. } => Some(set),
+        _ => None,
+    })
 }
 
 /// Carries a transaction out on a table.

@@ -13,12 +13,14 @@
 //! kernel and what is read back from it, a [`model::Transaction`] is a value that can be printed,
 //! sent, or given to the [`fake`] kernel. The fixed chains and dispatch maps are in `planner`, the chains
 //! of rulesets in `rulesets`, which chooses by [`Costs`], their sets in `peers` and `ports`. What keeps
-//! pods from using addresses that are not theirs is in `guard` and, for pods of a bridge, in `bridge`.
+//! pods from using addresses that are not theirs is in `guard` and, for pods of a bridge, in `bridge`. Where
+//! peer sets are to be kernel ipsets, [`ipset`] turns tables and transactions into those that use them.
 
 mod bridge;
 mod change;
 pub mod fake;
 mod guard;
+pub mod ipset;
 pub mod model;
 mod peers;
 mod planner;

@@ -158,11 +158,34 @@ pub enum Expr {
         /// Matches if the key is not there.
         negate: bool,
     },
+    /// Looks the packet up in a kernel ipset (the `set` match of xtables, by nft_compat). In families
+    /// ip and ip6 only.
+    Ipset {
+        /// The ipset's name; in the kernel, rules have its index.
+        set: String,
+        /// What of the packet is looked up.
+        key: IpsetKey,
+        /// Matches if it is not there.
+        negate: bool,
+    },
     /// Ends the rule with a verdict (`immediate` into the verdict register).
     Verdict(Verdict),
     /// An expression that Weir does not write, by its name: found in a dump, it makes the rule
     /// differ from every rule of a plan.
     Foreign(String),
+}
+
+/// What of a packet is looked up in an ipset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IpsetKey {
+    /// `src`: the source address.
+    Source,
+    /// `dst`: the destination address.
+    Destination,
+    /// `src,dst`: the source address, the protocol and the destination port.
+    SourcePort,
+    /// `dst,dst`: the destination address, the protocol and the destination port.
+    DestinationPort,
 }
 
 /// Where a map lookup writes.
@@ -233,6 +256,16 @@ pub enum Verdict {
     Jump(String),
     /// On with another chain, and back to where this one was called from.
     Goto(String),
+}
+
+impl Verdict {
+    /// The chain that it sends to.
+    pub fn target(&self) -> Option<&str> {
+        match self {
+            Verdict::Jump(chain) | Verdict::Goto(chain) => Some(chain),
+            Verdict::Accept | Verdict::Drop | Verdict::Return => None,
+        }
+    }
 }
 
 /// A constant, a key or a value, as the kernel has it.
@@ -364,6 +397,16 @@ pub struct Element {
     pub data: Option<ElementData>,
     /// For people who read `nft list ruleset`: at most 127 bytes.
     pub comment: Option<String>,
+}
+
+impl Element {
+    /// Of a verdict map: the chain that it sends to.
+    pub fn target(&self) -> Option<&str> {
+        match &self.data {
+            Some(ElementData::Verdict(verdict)) => verdict.target(),
+            Some(ElementData::Value(_)) | None => None,
+        }
+    }
 }
 
 /// The value of a map's element.

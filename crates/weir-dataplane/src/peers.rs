@@ -54,7 +54,26 @@ impl Kind {
 
 /// Whether a set of this name has peers in it.
 pub(crate) fn is_peer_set(name: &str) -> bool {
-    Kind::ALL.iter().any(|kind| name.strip_prefix(kind.as_str()).is_some_and(|rest| rest.starts_with('_')))
+    parse_name(name).is_some()
+}
+
+/// The kind, identity and family of the peer set of this name; `None`: it is not the name of one.
+pub(crate) fn parse_name(name: &str) -> Option<(Kind, u128, IpFamily)> {
+    let mut parts = name.split('_');
+    let kind = parts.next()?;
+    let kind = Kind::ALL.into_iter().find(|k| k.as_str() == kind)?;
+    let id = parts.next()?;
+    let digit = |byte: u8| match byte {
+        b'a'..=b'z' => Some(byte - b'a'),
+        b'2'..=b'7' => Some(byte - b'2' + 26),
+        _ => None,
+    };
+    let bits = id.bytes().try_fold(0u128, |id, byte| Some(id << 5 | u128::from(digit(byte)?)))?;
+    let family = parts.next()?;
+    let family = IpFamily::BOTH.into_iter().find(|f| f.suffix() == family)?;
+    // of 26 digits, the first has three bits
+    let fits = id.len() == 26 && id.as_bytes()[0] <= b'h' && parts.next().is_none();
+    fits.then_some((kind, bits, family))
 }
 
 /// Peer sets of one kind that are in the kernel as one: one, or several that are merged.

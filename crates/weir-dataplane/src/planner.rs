@@ -25,8 +25,10 @@ use crate::rulesets::{Costs, Layout, chain_name, closed, layout};
 /// The name of Weir's table.
 pub const TABLE: &str = "weir";
 
-/// All tables that a plan can have. A plan without one of them says that it must not be there.
-pub const TABLES: [(Family, &str); 2] = [(Family::Inet, TABLE), (Family::Bridge, TABLE)];
+/// All tables that a plan can have. A plan without one of them says that it must not be there. Those of
+/// ip and ip6 are in the place of that of inet where sets are ipsets ([`crate::ipset`]).
+pub const TABLES: [(Family, &str); 4] =
+    [(Family::Inet, TABLE), (Family::Ip, TABLE), (Family::Ip6, TABLE), (Family::Bridge, TABLE)];
 
 /// How an address is attached to the node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

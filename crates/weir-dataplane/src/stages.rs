@@ -16,11 +16,13 @@
 //!
 //! In each stage, an end of a flow goes from its old verdict to its new one. Those of A were open before, those of
 //! C are open after, those of B go together: no flow passes that old and new both deny, and none
-//! is dropped that both allow. Most changes have one stage: members, pods that come, pods that go.
+//! is dropped that both allow. Where the rules of a chain change in place, ends come to it and leave it in B, too: else
+//! they would meet other rules than those of their old or new state. Most changes have one stage: members, pods
+//! that come, pods that go.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Bytes, Element, ElementData, Op, Transaction, Verdict};
+use crate::model::{Bytes, Element, Op, Transaction};
 use crate::peers::is_peer_set;
 
 /// Cuts transactions into batches, to be sent one after the other.
@@ -94,7 +96,7 @@ impl Parts {
             }
             // what is not about peers says where pods are, and which addresses are theirs
             Op::AddElements { set, decl, elements } => {
-                let switches = |(key, _): &(Bytes, Element)| known.removed(&set, key);
+                let switches = |e: &(Bytes, Element)| known.removed(&set, &e.0) || known.rewritten(&e.1);
                 let (switch, come): (Vec<_>, Vec<_>) = elements.into_iter().partition(switches);
                 self.to_new_chain |= switch.iter().any(|(_, element)| known.leads_to_new(element));
                 self.comes |= !come.is_empty();
@@ -107,7 +109,7 @@ impl Parts {
                 return;
             }
             Op::DeleteElements { set, decl, elements } => {
-                let switches = |(key, _): &(Bytes, Element)| known.added(&set, key);
+                let switches = |e: &(Bytes, Element)| known.added(&set, &e.0) || known.rewritten(&e.1);
                 let (switch, leave): (Vec<_>, Vec<_>) = elements.into_iter().partition(switches);
                 for (stage, elements) in [(SWITCH, switch), (LEAVE, leave)] {
                     if !elements.is_empty() {
@@ -127,7 +129,8 @@ impl Parts {
 struct Known {
     /// Sets and chains.
     new: BTreeSet<String>,
-    /// Chains.
+    /// Chains that lose their rules; and of these, those that go.
+    emptied: BTreeSet<String>,
     gone: BTreeSet<String>,
     /// Keys by set, of sets that are neither new nor of peers.
     added: BTreeMap<String, BTreeSet<Bytes>>,
@@ -141,6 +144,9 @@ impl Known {
         match op {
             Op::AddSet { set: name, .. } | Op::AddChain { chain: name, .. } => {
                 self.new.insert(name.clone());
+            }
+            Op::FlushChain { chain } => {
+                self.emptied.insert(chain.clone());
             }
             Op::DeleteChain { chain } => {
                 self.gone.insert(chain.clone());
@@ -165,11 +171,11 @@ impl Known {
     }
 
     fn leads_to_new(&self, element: &Element) -> bool {
-        match &element.data {
-            Some(ElementData::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain))) => {
-                self.new.contains(chain)
-            }
-            _ => false,
-        }
+        element.target().is_some_and(|chain| self.new.contains(chain))
+    }
+
+    /// It leads to a chain that gets other rules.
+    fn rewritten(&self, element: &Element) -> bool {
+        element.target().is_some_and(|chain| self.emptied.contains(chain) && !self.gone.contains(chain))
     }
 }

@@ -1,14 +1,14 @@
 //! The text that `nft -f` reads, of a table or of a transaction.
 //!
 //! It is written from the kernel's own expressions, as `nft list ruleset` writes it, and loading
-//! it makes the same table.
+//! it makes the same table; but for rules that look up ipsets, which nft can only print.
 
 use std::fmt::{self, Display, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::model::{
-    Bytes, Chain, CmpOp, CtKey, Element, ElementData, Expr, Family, Field, Hook, HookPoint, LookupDest,
-    MetaKey, Op, PayloadBase, Rule, Set, SetData, SetDecl, Table, Transaction, Verdict,
+    Bytes, Chain, CmpOp, CtKey, Element, ElementData, Expr, Family, Field, Hook, HookPoint, IpsetKey,
+    LookupDest, MetaKey, Op, PayloadBase, Rule, Set, SetData, SetDecl, Table, Transaction, Verdict,
 };
 
 impl Display for Family {
@@ -296,6 +296,17 @@ fn rule_text(rule: &Rule) -> String {
                     (None, false) => "",
                 };
                 words.push(format!("{} {op}@{set}", fields.join(" . ")));
+            }
+            // as nft prints it, but for the words behind it; it cannot read it
+            Expr::Ipset { set, key, negate } => {
+                let key = match key {
+                    IpsetKey::Source => "src",
+                    IpsetKey::Destination => "dst",
+                    IpsetKey::SourcePort => "src,dst",
+                    IpsetKey::DestinationPort => "dst,dst",
+                };
+                let not = if *negate { "! " } else { "" };
+                words.push(format!("xt match \"set\" {not}{set} {key}"));
             }
             Expr::Verdict(verdict) => words.push(verdict.to_string()),
             Expr::Foreign(name) => words.push(format!("# {name}")),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use common::costs::costs;
-use common::{Packet, passes, passes_at};
+use common::{Ipsets, Packet, passes, passes_at};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use weir_compiler::object::{Event, ObjectKey, Pod, Policy, PolicySpec};
@@ -98,7 +98,7 @@ impl Node {
     ) -> Result<(), TestCaseError> {
         let transactions = self.planner.take();
         let members = transactions.iter().any(changes_members);
-        let (old, new) = (self.kernel.clone().unwrap(), self.planner.table().clone());
+        let (old, new, none) = (self.kernel.clone().unwrap(), self.planner.table().clone(), Ipsets::new());
         let packets: Vec<(Packet, bool, bool)> = packets(here, &known, self.seed)
             .map(|(packet, both_here)| {
                 let is = passes(&new, "forward", &packet);
@@ -118,9 +118,9 @@ impl Node {
                 if members || *both_here {
                     continue;
                 }
-                let lookups = passes_at(&before, after, 0, "forward", packet).1.max(20);
+                let lookups = passes_at(&before, after, 0, &none, "forward", packet).1.max(20);
                 for moment in 0..lookups {
-                    let passes = passes_at(&before, after, moment, "forward", packet).0;
+                    let passes = passes_at(&before, after, moment, &none, "forward", packet).0;
                     prop_assert_eq!(passes, *is, "at lookup {}: {:?}\n{}\n{}", moment, packet, before, after);
                 }
             }

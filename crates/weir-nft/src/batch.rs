@@ -7,6 +7,7 @@ use weir_dataplane::model::{Op, SetDecl, Transaction};
 use crate::elements::{self, ELEMENT_ROOM, For};
 use crate::error::ApplyError;
 use crate::ffi::{Chain, Head, Name, Scratch, Set, Table, Unfit};
+use crate::rules::Indices;
 use crate::wire::{
     BATCH_BEGIN, BATCH_END, BATCH_GENID, F_ACK, F_APPEND, F_CREATE, F_EXCL, HEADERS, Kind, SUBSYS_NFTABLES,
     attrs, begin_message, begin_nest, end_message, end_nest, put,
@@ -34,6 +35,7 @@ struct Mark {
 /// Bytes to send.
 pub(crate) struct Batch<'a> {
     transactions: &'a [Transaction],
+    ipsets: &'a Indices,
     pub(crate) bytes: Vec<u8>,
     /// Sequence number of `BATCH_BEGIN`; each message has the next one.
     first_seq: u32,
@@ -53,11 +55,13 @@ impl<'a> Batch<'a> {
     /// Writes the messages. With a generation, the kernel takes the batch only in that one.
     pub(crate) fn new(
         transactions: &'a [Transaction],
+        ipsets: &'a Indices,
         generation: Option<u32>,
         first_seq: u32,
     ) -> Result<Batch<'a>, ApplyError> {
         let mut batch = Batch {
             transactions,
+            ipsets,
             bytes: Vec::with_capacity(64 * most_messages(transactions) as usize),
             first_seq,
             marks: Vec::new(),
@@ -163,7 +167,7 @@ impl<'a> Batch<'a> {
                 self.push(step, chain.message(scratch, head(Kind::DelChain, 0)));
             }
             Op::AddRule { chain, rule } => {
-                let rule = rules::encode(&table, &Name::new(chain)?, rule)?;
+                let rule = rules::encode(&table, &Name::new(chain)?, rule, self.ipsets)?;
                 self.push(step, rule.message(scratch, head(Kind::NewRule, F_CREATE | F_APPEND)));
             }
         }

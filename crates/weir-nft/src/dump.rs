@@ -7,9 +7,10 @@ use weir_dataplane::model::{Chain, Family, Hook, HookPoint, SetDecl, Table};
 
 use crate::elements::Collector;
 use crate::error::DumpError;
-use crate::kernel;
+use crate::rules::Ipsets;
 use crate::socket::{Outcome, Socket};
 use crate::wire::{Attrs, F_DUMP, Kind, attrs, be32, begin_message, end_message, put, string};
+use crate::{ipset, kernel};
 use nix::errno::Errno;
 
 /// A dump takes milliseconds, and the pauses add up to 190 ms; who changes the ruleset all the time
@@ -63,13 +64,24 @@ pub(crate) fn generation(socket: &mut Socket) -> nix::Result<u32> {
     Err(Errno::EPROTO)
 }
 
+/// Rules have ipsets by their index; in other families there is no match on them.
+fn ipsets(socket: &mut Socket, family: Family) -> nix::Result<Ipsets> {
+    match family {
+        Family::Ip | Family::Ip6 => {
+            Ok(ipset::indices(socket)?.into_iter().map(|(name, index)| (index, name)).collect())
+        }
+        Family::Inet | Family::Bridge => Ok(Ipsets::new()),
+    }
+}
+
 /// One attempt to read a table; `None` if there is none of that name.
 pub(crate) fn table(socket: &mut Socket, family: Family, name: &str) -> Result<Option<Table>, Failure> {
     let before = generation(socket)?;
+    let ipsets = ipsets(socket, family)?;
     let mut reader = Reader { socket, family: kernel::family(family), table: name };
     let Some(flags) = reader.flags()? else { return Ok(None) };
     let mut chains = reader.chains(flags & DORMANT != 0)?;
-    reader.rules(&mut chains)?;
+    reader.rules(&mut chains, &ipsets)?;
     let decls = reader.sets()?;
     let mut sets = BTreeMap::new();
     for (set, decl) in decls {
@@ -89,10 +101,11 @@ pub(crate) fn chains(
     name: &str,
 ) -> Result<Option<BTreeMap<String, Chain>>, Failure> {
     let before = generation(socket)?;
+    let ipsets = ipsets(socket, family)?;
     let mut reader = Reader { socket, family: kernel::family(family), table: name };
     let Some(flags) = reader.flags()? else { return Ok(None) };
     let mut chains = reader.chains(flags & DORMANT != 0)?;
-    reader.rules(&mut chains)?;
+    reader.rules(&mut chains, &ipsets)?;
     if generation(socket)? != before {
         return Err(Failure::Changed);
     }
@@ -178,10 +191,10 @@ impl Reader<'_> {
         Ok(chains)
     }
 
-    fn rules(&mut self, chains: &mut BTreeMap<String, Chain>) -> Result<(), Failure> {
+    fn rules(&mut self, chains: &mut BTreeMap<String, Chain>, ipsets: &Ipsets) -> Result<(), Failure> {
         let mut lost = false;
         self.dump(Kind::GetRule, Kind::NewRule, None, |attributes| {
-            let (chain, rule) = crate::rules::decode(attributes);
+            let (chain, rule) = crate::rules::decode(attributes, ipsets);
             match chains.get_mut(&chain) {
                 Some(chain) => chain.rules.push(rule),
                 None => lost = true,

@@ -59,6 +59,8 @@ pub(crate) enum Unfit {
     Fields,
     #[error("it is something that was found in a dump and that Weir does not write")]
     Foreign,
+    #[error("there is no ipset of the name that the rule looks into")]
+    NoIpset,
 }
 
 /// A name of bounded length.
@@ -439,6 +441,27 @@ impl Expr {
             lookup = lookup.u32(sys::NFTNL_EXPR_LOOKUP_FLAGS, flags);
         }
         lookup
+    }
+
+    /// A match of xtables, by its name, with the bytes that it expects, without padding.
+    pub(crate) fn xt_match(name: &Name, revision: u32, info: &[u8; 4]) -> Expr {
+        let expr =
+            Expr::alloc(c"match").name(sys::NFTNL_EXPR_MT_NAME, name).u32(sys::NFTNL_EXPR_MT_REV, revision);
+        // SAFETY: the size is not zero; the result is checked for null.
+        let copy = allocated(unsafe { libc::malloc(info.len()) }.cast::<u8>());
+        // SAFETY: both are valid for as many bytes, and the one was just allocated, so they do not overlap.
+        unsafe { std::ptr::copy_nonoverlapping(info.as_ptr(), copy.as_ptr(), info.len()) };
+        // SAFETY: the object is alive. It takes the bytes over, which were allocated as it frees them.
+        let done = unsafe {
+            sys::nftnl_expr_set(
+                expr.0.as_ptr(),
+                sys::NFTNL_EXPR_MT_INFO as u16,
+                copy.as_ptr().cast::<c_void>(),
+                info.len() as u32,
+            )
+        };
+        assert!(done >= 0, "libnftnl refused the data of a match");
+        expr
     }
 
     pub(crate) fn verdict(code: i32, chain: Option<&Name>) -> Expr {

@@ -1,8 +1,10 @@
 //! The kernel's numbers for the model's words, both ways (`linux/netfilter/nf_tables.h`).
 
 use weir_dataplane::model::{
-    CmpOp, CtKey, Family, HookPoint, LookupDest, MetaKey, PayloadBase, Reg, SetData, Verdict,
+    CmpOp, CtKey, Family, HookPoint, IpsetKey, LookupDest, MetaKey, PayloadBase, Reg, SetData, Verdict,
 };
+
+use crate::ffi;
 
 /// `NFT_DATA_VERDICT`: the data type of verdict maps.
 pub(crate) const DATA_VERDICT: u32 = 0xffff_ff00;
@@ -139,6 +141,43 @@ pub(crate) fn lookup_dest(dest: LookupDest) -> u32 {
 
 pub(crate) fn lookup_dest_of(number: u32) -> Option<LookupDest> {
     if number == 0 { Some(LookupDest::Verdict) } else { reg_of(number).map(LookupDest::Data) }
+}
+
+/// `xt_set`'s match: its name, the revision that every kernel has which Weir runs on, and its data
+/// (`struct xt_set_info_match_v1`: index of the ipset, dimensions, flags).
+const SET_MATCH: &str = "set";
+const SET_MATCH_REVISION: u32 = 1;
+/// `IPSET_INV_MATCH`
+const SET_MATCH_INVERTED: u8 = 1;
+/// `IPSET_DIM_ONE_SRC`: the address is the source's. Without it, the destination's; so is the port.
+const SET_MATCH_SOURCE: u8 = 2;
+
+pub(crate) fn ipset_match(index: u16, key: IpsetKey, negate: bool) -> Result<ffi::Expr, ffi::Unfit> {
+    let (dimensions, source) = match key {
+        IpsetKey::Source => (1, SET_MATCH_SOURCE),
+        IpsetKey::Destination => (1, 0),
+        IpsetKey::SourcePort => (2, SET_MATCH_SOURCE),
+        IpsetKey::DestinationPort => (2, 0),
+    };
+    let [low, high] = index.to_ne_bytes();
+    let flags = source | if negate { SET_MATCH_INVERTED } else { 0 };
+    Ok(ffi::Expr::xt_match(&ffi::Name::new(SET_MATCH)?, SET_MATCH_REVISION, &[low, high, dimensions, flags]))
+}
+
+/// The index of the ipset, and what is looked up.
+pub(crate) fn ipset_match_of(name: &str, revision: u32, info: &[u8]) -> Option<(u16, IpsetKey, bool)> {
+    let [low, high, dimensions, flags, padding @ ..] = info else { return None };
+    if (name, revision) != (SET_MATCH, SET_MATCH_REVISION) || padding.iter().any(|byte| *byte != 0) {
+        return None;
+    }
+    let key = match (dimensions, flags & !SET_MATCH_INVERTED) {
+        (1, SET_MATCH_SOURCE) => IpsetKey::Source,
+        (1, 0) => IpsetKey::Destination,
+        (2, SET_MATCH_SOURCE) => IpsetKey::SourcePort,
+        (2, 0) => IpsetKey::DestinationPort,
+        _ => return None,
+    };
+    Some((u16::from_ne_bytes([*low, *high]), key, flags & SET_MATCH_INVERTED != 0))
 }
 
 /// The verdict's number, and the chain that it sends to.

@@ -44,6 +44,7 @@ mod error;
 #[cfg(feature = "faults")]
 pub mod faults;
 mod ffi;
+mod ipset;
 mod kernel;
 mod listen;
 mod rules;
@@ -59,6 +60,7 @@ use nix::errno::Errno;
 use weir_dataplane::model::{Chain, Family, Table, Transaction};
 
 pub use error::{ApplyError, DumpError, OpenError, Refusal};
+pub use ipset::{IPSETS, IpsetError};
 pub use listen::{Changes, Commit, Listener};
 
 use batch::Batch;
@@ -156,7 +158,8 @@ impl Nft {
             return Ok(());
         }
         let first_seq = self.socket.take_seqs(batch::most_messages(transactions));
-        let batch = Batch::new(transactions, generation, first_seq)?;
+        let ipsets = ipset::indices_of(&mut self.socket, transactions)?;
+        let batch = Batch::new(transactions, &ipsets, generation, first_seq)?;
         let before = self.generation()?;
         #[cfg(feature = "faults")]
         let answer = self.exchange(transactions, &batch)?;

@@ -3,6 +3,8 @@
 //! Reading does not go through libnftnl, which refuses a whole rule that has an expression it does
 //! not know; a dump must live with any rule that somebody added.
 
+use std::collections::HashMap;
+
 use weir_dataplane::model::{Bytes, CmpOp, Expr, Rule, Verdict};
 
 use crate::ffi::{self, Data, Name, Unfit};
@@ -16,10 +18,15 @@ pub(crate) const DATA_VERDICT: u16 = 2;
 pub(crate) const VERDICT_CODE: u16 = 1;
 pub(crate) const VERDICT_CHAIN: u16 = 2;
 
+/// The kernel's index of an ipset by its name: so rules have them.
+pub(crate) type Indices = HashMap<String, u16>;
+/// The other way round.
+pub(crate) type Ipsets = HashMap<u16, String>;
+
 /// As libnftnl's object, to be appended to a chain.
-pub(crate) fn encode(table: &Name, chain: &Name, rule: &Rule) -> Result<ffi::Rule, Unfit> {
+pub(crate) fn encode(table: &Name, chain: &Name, rule: &Rule, ipsets: &Indices) -> Result<ffi::Rule, Unfit> {
     let mut out = ffi::Rule::new(table, chain);
-    out.exprs(rule.exprs.iter().map(encode_expr).collect::<Result<_, _>>()?)?;
+    out.exprs(rule.exprs.iter().map(|expr| encode_expr(expr, ipsets)).collect::<Result<_, _>>()?)?;
     if let Some(comment) = &rule.comment {
         let mut bytes = Vec::new();
         userdata::put_comment(&mut bytes, comment)?;
@@ -28,7 +35,7 @@ pub(crate) fn encode(table: &Name, chain: &Name, rule: &Rule) -> Result<ffi::Rul
     Ok(out)
 }
 
-fn encode_expr(expr: &Expr) -> Result<ffi::Expr, Unfit> {
+fn encode_expr(expr: &Expr, ipsets: &Indices) -> Result<ffi::Expr, Unfit> {
     Ok(match expr {
         Expr::Meta { key, dreg } => ffi::Expr::meta(kernel::meta_key(*key), kernel::reg(*dreg)),
         Expr::Payload { base, offset, len, dreg } => {
@@ -54,12 +61,16 @@ fn encode_expr(expr: &Expr) -> Result<ffi::Expr, Unfit> {
             let (code, chain) = kernel::verdict(verdict);
             ffi::Expr::verdict(code, chain.map(Name::new).transpose()?.as_ref())
         }
+        Expr::Ipset { set, key, negate } => {
+            let index = *ipsets.get(set).ok_or(Unfit::NoIpset)?;
+            kernel::ipset_match(index, *key, *negate)?
+        }
         Expr::Foreign(_) => return Err(Unfit::Foreign),
     })
 }
 
 /// The attributes of a rule of the dump: its chain, and the rule.
-pub(crate) fn decode(attributes: Attrs<'_>) -> (String, Rule) {
+pub(crate) fn decode(attributes: Attrs<'_>, ipsets: &Ipsets) -> (String, Rule) {
     let mut chain = String::new();
     let mut rule = Rule { exprs: Vec::new(), comment: None };
     for (kind, value) in attributes {
@@ -70,7 +81,7 @@ pub(crate) fn decode(attributes: Attrs<'_>) -> (String, Rule) {
                     .map(|(_, element)| {
                         let name = attrs(element).value_of(1).map(string).unwrap_or_default();
                         let data = attrs(element).value_of(2).unwrap_or_default();
-                        decode_expr(&name, &Parts::new(data)).unwrap_or(Expr::Foreign(name))
+                        decode_expr(&name, &Parts::new(data), ipsets).unwrap_or(Expr::Foreign(name))
                     })
                     .collect();
             }
@@ -116,7 +127,7 @@ impl<'a> Parts<'a> {
 }
 
 /// `None` if Weir does not write such an expression.
-fn decode_expr(name: &str, parts: &Parts<'_>) -> Option<Expr> {
+fn decode_expr(name: &str, parts: &Parts<'_>, ipsets: &Ipsets) -> Option<Expr> {
     Some(match name {
         "meta" => {
             parts.only(&[1, 2])?;
@@ -173,6 +184,12 @@ fn decode_expr(name: &str, parts: &Parts<'_>) -> Option<Expr> {
                 },
                 negate: parts.number(5).unwrap_or(0) & kernel::LOOKUP_INVERTED != 0,
             }
+        }
+        "match" => {
+            parts.only(&[1, 2, 3])?;
+            let (index, key, negate) =
+                kernel::ipset_match_of(&string(parts.0[1]?), parts.number(2)?, parts.0[3]?)?;
+            Expr::Ipset { set: ipsets.get(&index)?.clone(), key, negate }
         }
         "immediate" => {
             parts.only(&[1, 2])?;

@@ -9,10 +9,14 @@ mod world;
 mod common;
 
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
-use common::with_agents;
+use common::start;
 use serde_json::{Value, json};
 use weir_compiler::object::*;
+use weir_lab::agent;
+use weir_lab::network::PodLinks;
 use weir_lab::objects::Objects;
 use weir_lab::ports::Port;
 use world::oracle::{self, Traffic};
@@ -146,9 +150,9 @@ fn port(p: &PolicyPort) -> Value {
 }
 
 /// How many answers there were, over both families; or how they differ.
-fn compare(world: &World) -> Result<usize, String> {
+fn compare(world: &World, agent: &Path) -> Result<usize, String> {
     let objects = Objects::from_values(manifests(world)).expect("manifests");
-    let mut t = with_agents(objects);
+    let mut t = start(objects, Some(agent.to_owned()), PodLinks::Routed, None);
     let ports: Vec<Port> = PORTS.iter().map(|(text, ..)| text.parse().expect("a port")).collect();
     let report = t.lab.report(&ports).expect("a report");
     let (mut compared, mut wrong) = (0, Vec::new());
@@ -173,7 +177,7 @@ fn compare(world: &World) -> Result<usize, String> {
 }
 
 /// Takes out policies, rules and pods as long as a difference stays; each step takes a lab.
-fn shrink(mut world: World) -> World {
+fn shrink(mut world: World, agent: &Path) -> World {
     for _ in 0..40 {
         let mut smaller = Vec::new();
         for key in world.policies.keys() {
@@ -198,7 +202,7 @@ fn shrink(mut world: World) -> World {
                 smaller.push(w);
             }
         }
-        match smaller.into_iter().find(|w| compare(w).is_err()) {
+        match smaller.into_iter().find(|w| compare(w, agent).is_err()) {
             Some(w) => world = w,
             None => break,
         }
@@ -210,18 +214,17 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().and_then(|n| n.parse().ok())
 }
 
-#[test]
-#[ignore = "needs root"]
-fn oracle_evaluator_and_packets_agree() {
-    let (cases, first) = (number("LAB_CASES").unwrap_or(20), number("LAB_SEED").unwrap_or(1));
+fn agree(cases: u64, agent: &Path) {
+    let first = number("LAB_SEED").unwrap_or(1);
     let mut compared = 0;
     for seed in first..first + cases {
         let world = cluster(seed);
-        match compare(&world) {
+        match compare(&world, agent) {
             Ok(n) => compared += n,
             Err(why) => {
-                let least = shrink(world);
-                let again = compare(&least).err().unwrap_or_else(|| "seen once, and not again".to_owned());
+                let least = shrink(world, agent);
+                let again =
+                    compare(&least, agent).err().unwrap_or_else(|| "seen once, and not again".to_owned());
                 let manifests = serde_json::to_string_pretty(&manifests(&least)).expect("JSON");
                 panic!("seed {seed}:\n{why}\nat its least:\n{again}\n{manifests}");
             }
@@ -229,4 +232,24 @@ fn oracle_evaluator_and_packets_agree() {
     }
     println!("{cases} clusters from seed {first}: {compared} flows, three answers each");
     assert!(compared as u64 > cases * 50, "too few to tell: {compared}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn oracle_evaluator_and_packets_agree() {
+    let agent = agent::find().expect("cargo build -p weir-agent");
+    agree(number("LAB_CASES").unwrap_or(20), &agent);
+}
+
+/// The same, with peer sets in kernel ipsets: a sample.
+#[test]
+#[ignore = "needs root"]
+fn oracle_evaluator_and_packets_agree_with_ipsets() {
+    let agent = agent::find().expect("cargo build -p weir-agent --features ipset");
+    let folder = tempfile::tempdir().expect("a folder");
+    let with_ipsets = folder.path().join("weir-agent");
+    let script = format!("#!/bin/sh\nexec '{}' --set-backend=ipset \"$@\"\n", agent.display());
+    std::fs::write(&with_ipsets, script).expect("a file");
+    std::fs::set_permissions(&with_ipsets, PermissionsExt::from_mode(0o755)).expect("a mode");
+    agree(number("LAB_CASES").unwrap_or(20).div_ceil(2), &with_ipsets);
 }

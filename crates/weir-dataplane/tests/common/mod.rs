@@ -4,10 +4,13 @@
 pub mod costs;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use weir_dataplane::ipset::{Element, Ipset};
 use weir_dataplane::model::{
-    Bytes, CmpOp, CtKey, ElementData, Expr, LookupDest, MetaKey, PayloadBase, Rule, Set, Table, Verdict,
+    Bytes, CmpOp, CtKey, ElementData, Expr, IpsetKey, LookupDest, MetaKey, PayloadBase, Rule, Set, Table,
+    Verdict,
 };
 
 /// The first packet of a connection.
@@ -21,9 +24,17 @@ pub struct Packet {
     pub port: u16,
 }
 
+/// Ipsets by name.
+pub type Ipsets = BTreeMap<String, Ipset>;
+
 /// Whether a base chain lets it pass.
 pub fn passes(table: &Table, chain: &str, packet: &Packet) -> bool {
-    passes_at(table, table, usize::MAX, chain, packet).0
+    passes_with(table, &Ipsets::new(), chain, packet)
+}
+
+/// The same, where rules look into ipsets.
+pub fn passes_with(table: &Table, ipsets: &Ipsets, chain: &str, packet: &Packet) -> bool {
+    passes_at(table, table, usize::MAX, ipsets, chain, packet).0
 }
 
 /// Whether a base chain lets it pass while `before` becomes `after`: rules are those of `before`, in which
@@ -32,10 +43,11 @@ pub fn passes_at(
     before: &Table,
     after: &Table,
     moment: usize,
+    ipsets: &Ipsets,
     chain: &str,
     packet: &Packet,
 ) -> (bool, usize) {
-    let state = State { before, after, moment, lookups: Cell::new(0) };
+    let state = State { before, after, moment, ipsets, lookups: Cell::new(0) };
     // the policy of base chains is accept
     let passes = !matches!(walk(&state, chain, packet, 0), Some(Verdict::Drop));
     (passes, state.lookups.get())
@@ -45,6 +57,7 @@ struct State<'a> {
     before: &'a Table,
     after: &'a Table,
     moment: usize,
+    ipsets: &'a Ipsets,
     lookups: Cell<usize>,
 }
 
@@ -107,12 +120,15 @@ fn evaluate(state: &State<'_>, rule: &Rule, packet: &Packet) -> Option<Verdict> 
                     }
                     (PayloadBase::Transport, 2, 2, _) => packet.port.to_be_bytes().to_vec(),
                     (PayloadBase::Transport, 0, 1, _) => vec![128],
+                    // flags: SYN
+                    (PayloadBase::Transport, 13, 1, _) => vec![2],
                     (PayloadBase::Network, 7, 1, false) => vec![64],
                     other => panic!("reads {other:?} of a packet of the other family"),
                 };
                 load(&mut registers, dreg.0, &value);
             }
             Expr::Ct { key: CtKey::State, dreg } => load(&mut registers, dreg.0, &8u32.to_ne_bytes()),
+            Expr::Ct { key: CtKey::Mark, dreg } => load(&mut registers, dreg.0, &[0; 4]),
             Expr::Bitwise { sreg, dreg, mask, xor } => {
                 let from = usize::from(sreg.0) * 4;
                 let masked: Vec<u8> =
@@ -158,11 +174,37 @@ fn evaluate(state: &State<'_>, rule: &Rule, packet: &Packet) -> Option<Verdict> 
                     (Some(LookupDest::Data(_)), _) => panic!("no such maps yet"),
                 }
             }
+            Expr::Ipset { set, key, negate } => {
+                let (address, port) = match key {
+                    IpsetKey::Source => (packet.source, false),
+                    IpsetKey::SourcePort => (packet.source, true),
+                    IpsetKey::Destination => (packet.destination, false),
+                    IpsetKey::DestinationPort => (packet.destination, true),
+                };
+                let found = state.ipsets[set].elements.iter().any(|element| match *element {
+                    Element::Address(a) => a == address && !port,
+                    Element::Endpoint(a, p, n) => {
+                        (a, p, n) == (address, packet.protocol, packet.port) && port
+                    }
+                    Element::Net(a, len) => within(address, a, len) && !port,
+                });
+                if found == *negate {
+                    return None;
+                }
+            }
             Expr::Verdict(verdict) => return Some(verdict.clone()),
             other => panic!("{other:?} is not written by the planner"),
         }
     }
     None
+}
+
+fn within(address: IpAddr, net: IpAddr, len: u8) -> bool {
+    match (address, net) {
+        (IpAddr::V4(a), IpAddr::V4(n)) => (a.to_bits() ^ n.to_bits()).leading_zeros() >= len.into(),
+        (IpAddr::V6(a), IpAddr::V6(n)) => (a.to_bits() ^ n.to_bits()).leading_zeros() >= len.into(),
+        _ => false,
+    }
 }
 
 fn name(text: &str) -> Vec<u8> {
