@@ -14,7 +14,7 @@ use weir_compiler::policy::Problem;
 use weir_compiler::slice::Change;
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::Family;
-use weir_dataplane::{Attachments, Planner, Ports, Settings, TABLES};
+use weir_dataplane::{Attachments, Planner, Ports, Settings, TABLES, drops_mid_stream};
 use weir_nft::conntrack::Conntrack;
 use weir_nft::{Listener, Nft};
 use weir_source::Update;
@@ -73,8 +73,8 @@ pub async fn run(options: Options) -> Result<()> {
     let (sender, mut updates) = mpsc::channel(QUEUE);
     let mut source = start(options.source, sender)?;
     let ports = Finder::new(options.cni_results).context("cannot ask the kernel for the ports of pods")?;
-    let unused = unused_conntrack()?;
-    let grace = if unused.is_some() { options.mid_stream_grace } else { Duration::ZERO };
+    let (grace, unused) = grace()?;
+    let grace = if grace { options.mid_stream_grace } else { Duration::ZERO };
     let mut grace_ends = (!grace.is_zero()).then(|| tokio::time::Instant::now() + grace);
     let revoke = options.settings.revoked_mark.map(|mark| {
         let pod_to_own_node = options.settings.own_node == PodToOwnNode::Allow;
@@ -137,18 +137,21 @@ pub async fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
-/// The conntrack of this node, if this is the first start here and nothing has used it: connections that exist
-/// have no entry (U27).
-fn unused_conntrack() -> Result<Option<Conntrack>> {
+/// Whether TCP in mid-stream is to be judged for a while (U27): nothing has used conntrack before this first
+/// start, and connections that exist have no entry (its conntrack is given, too); or an earlier run has
+/// begun to wait, and nobody knows since when.
+fn grace() -> Result<(bool, Option<Conntrack>)> {
     let mut nft = Nft::open()?;
     for (family, name) in TABLES {
-        if nft.dump(family, name)?.is_some() {
-            return Ok(None);
+        // that of bridges is never alone
+        if let Some(chains) = nft.chains(family, name)? {
+            return Ok((drops_mid_stream(&chains) == Some(false), None));
         }
     }
     // without ctnetlink nobody can say
-    let Ok(mut conntrack) = Conntrack::open() else { return Ok(None) };
-    Ok((conntrack.count()? == 0).then_some(conntrack))
+    let Ok(mut conntrack) = Conntrack::open() else { return Ok((false, None)) };
+    let unused = conntrack.count()? == 0;
+    Ok((unused, unused.then_some(conntrack)))
 }
 
 async fn next(revoker: &mut Option<Revoker>) -> revoke::Step {

@@ -37,7 +37,7 @@ pub struct Costs {
     /// their sets with other rulesets.
     pub in_a_row: usize,
     /// From more sets of pods, or of endpoints, than this on, a class has them merged into one. A
-    /// lookup in a row costs 0.09 µs; a merged set is a copy and takes the memory of its members again.
+    /// lookup in a row costs 0.05 to 0.18 µs; a merged set is a copy and takes the memory of its members again.
     pub pod_sets: usize,
     /// The same for CIDRs, which are searched for longer, and copied only when policies change.
     pub cidr_sets: usize,
@@ -48,7 +48,7 @@ pub struct Costs {
 
 impl Default for Costs {
     fn default() -> Self {
-        Costs { in_a_row: 16, pod_sets: 8, cidr_sets: 2, growth: 4 }
+        Costs { in_a_row: 4, pod_sets: 8, cidr_sets: 2, growth: 4 }
     }
 }
 
@@ -95,6 +95,15 @@ pub(crate) fn chain_name(id: RulesetId, direction: Direction) -> String {
 pub(crate) fn closed(id: RulesetId, ruleset: &Ruleset) -> Layout {
     let chain = Chain { hook: None, rules: vec![Match::default().then(Verdict::Drop)] };
     Layout { chains: [(chain_name(id, ruleset.direction), chain)].into(), ..Layout::default() }
+}
+
+/// Whether chains of rulesets drop TCP that is new without SYN, as [`Settings::drop_mid_stream`] has it;
+/// `None`: there is no chain of a ruleset.
+pub fn drops_mid_stream(chains: &BTreeMap<String, Chain>) -> Option<bool> {
+    let heads = no_connection(&Settings { drop_mid_stream: true, ..Settings::default() });
+    let mut rulesets = chains.values().filter(|chain| chain.rules.first() == heads.first()).peekable();
+    rulesets.peek()?;
+    Some(rulesets.any(|chain| chain.rules.get(1) == heads.get(1)))
 }
 
 /// What isolated pods drop whatever policies say (U27), at the head of a ruleset's chain.
@@ -259,7 +268,7 @@ impl Classes {
     fn affordable(&self, costs: &Costs, rules: usize, peer_sets: usize) -> bool {
         let sizes = self.classes.iter().chain([&self.open]).map(|peers| peers.size(costs));
         let (rows, copies) = sizes.fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
-        rows <= costs.growth * rules && copies <= costs.growth * peer_sets
+        rows <= costs.growth.saturating_mul(rules) && copies <= costs.growth.saturating_mul(peer_sets)
     }
 }
 

@@ -16,10 +16,11 @@
 //!
 //! In each stage, an end of a flow goes from its old verdict to its new one. Those of A were open before, those of
 //! C are open after, those of B go together: no flow passes that old and new both deny, and none
-//! is dropped that both allow. Where the rules of a chain change in place, ends come to it and leave it in B, too: else
-//! they would meet the other rules than those of their old or new state. Most changes have one stage: members, pods that come, pods that go.
+//! is dropped that both allow. Where the rules of a chain change in place, ends come to it and leave it in B, too:
+//! else they would meet other rules than those of their old or new state. Most changes have one stage: members,
+//! pods that come, pods that go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{Bytes, Element, Op, Transaction};
 use crate::peers::is_peer_set;
@@ -29,12 +30,13 @@ pub fn stages(transactions: Vec<Transaction>) -> Vec<Vec<Transaction>> {
     let mut all: [Vec<Transaction>; 4] = Default::default();
     let (mut to_new_chain, mut comes) = (false, false);
     for transaction in transactions {
-        let parts = Parts::of(&transaction);
+        let Transaction { family, table, ops } = transaction;
+        let parts = Parts::of(ops);
         to_new_chain |= parts.to_new_chain;
         comes |= parts.comes;
         for (stage, ops) in all.iter_mut().zip(parts.stages) {
             if !ops.is_empty() {
-                stage.push(Transaction { family: transaction.family, table: transaction.table.clone(), ops });
+                stage.push(Transaction { family, table: table.clone(), ops });
             }
         }
     }
@@ -65,97 +67,126 @@ const LEAVE: usize = 2;
 const GONE: usize = 3;
 
 impl Parts {
-    fn of(transaction: &Transaction) -> Parts {
+    /// Moves the steps, for there can be 100,000 elements in them.
+    fn of(ops: Vec<Op>) -> Parts {
         let mut parts = Parts::default();
-        if transaction.ops.contains(&Op::DeleteTable) {
+        if ops.contains(&Op::DeleteTable) {
             // the new table's hooks are there before the old one's go
-            parts.stages[NEW] = transaction.ops.clone();
+            parts.stages[NEW] = ops;
             return parts;
         }
-        let (mut new, mut gone) = (BTreeSet::new(), BTreeSet::new());
-        let (mut added, mut removed, mut emptied) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        for op in &transaction.ops {
-            match op {
-                Op::AddSet { set: name, .. } | Op::AddChain { chain: name, .. } => {
-                    new.insert(name.as_str());
-                }
-                Op::DeleteChain { chain } => {
-                    gone.insert(chain.as_str());
-                }
-                Op::FlushChain { chain } => {
-                    emptied.insert(chain.as_str());
-                }
-                Op::AddElements { set, elements, .. } => {
-                    added.extend(elements.iter().map(|(key, _)| (set.as_str(), key)));
-                }
-                Op::DeleteElements { set, elements, .. } => {
-                    removed.extend(elements.iter().map(|(key, _)| (set.as_str(), key)));
-                }
-                _ => {}
-            }
-        }
-        let rewritten = |(_, element): &(Bytes, Element)| {
-            element.target().is_some_and(|chain| emptied.contains(chain) && !gone.contains(chain))
-        };
-        for op in &transaction.ops {
-            match op {
-                Op::AddTable | Op::AddSet { .. } | Op::AddChain { .. } => parts.stages[NEW].push(op.clone()),
-                Op::DeleteTable | Op::DeleteSet { .. } | Op::DeleteChain { .. } => {
-                    parts.stages[GONE].push(op.clone());
-                }
-                Op::AddRule { chain, .. } => {
-                    let stage = if new.contains(chain.as_str()) { NEW } else { SWITCH };
-                    parts.stages[stage].push(op.clone());
-                }
-                Op::FlushChain { chain } => {
-                    let stage = if gone.contains(chain.as_str()) { GONE } else { SWITCH };
-                    parts.stages[stage].push(op.clone());
-                }
-                Op::AddElements { set, .. } if new.contains(set.as_str()) => {
-                    parts.stages[NEW].push(op.clone())
-                }
-                Op::AddElements { set, .. } | Op::DeleteElements { set, .. } if is_peer_set(set) => {
-                    parts.stages[SWITCH].push(op.clone());
-                }
-                // what is not about peers says where pods are, and which addresses are theirs
-                Op::AddElements { set, decl, elements } => {
-                    let switches =
-                        |e: &&(Bytes, Element)| removed.contains(&(set.as_str(), &e.0)) || rewritten(e);
-                    let (switch, come): (Vec<_>, Vec<_>) = elements.iter().partition(switches);
-                    let leads_to_new = |(_, element): &&(Bytes, Element)| {
-                        element.target().is_some_and(|chain| new.contains(chain))
-                    };
-                    parts.to_new_chain |= switch.iter().any(leads_to_new);
-                    parts.comes |= !come.is_empty();
-                    for (stage, elements) in [(NEW, come), (SWITCH, switch)] {
-                        let op =
-                            |elements| Op::AddElements { set: set.clone(), decl: decl.clone(), elements };
-                        parts.push(stage, elements, op);
-                    }
-                }
-                Op::DeleteElements { set, decl, elements } => {
-                    let switches =
-                        |e: &&(Bytes, Element)| added.contains(&(set.as_str(), &e.0)) || rewritten(e);
-                    let (switch, leave): (Vec<_>, Vec<_>) = elements.iter().partition(switches);
-                    for (stage, elements) in [(SWITCH, switch), (LEAVE, leave)] {
-                        let op =
-                            |elements| Op::DeleteElements { set: set.clone(), decl: decl.clone(), elements };
-                        parts.push(stage, elements, op);
-                    }
-                }
-            }
+        let mut known = Known::default();
+        ops.iter().for_each(|op| known.take(op));
+        for op in ops {
+            parts.place(op, &known);
         }
         parts
     }
 
-    fn push(
-        &mut self,
-        stage: usize,
-        elements: Vec<&(Bytes, Element)>,
-        op: impl Fn(Vec<(Bytes, Element)>) -> Op,
-    ) {
-        if !elements.is_empty() {
-            self.stages[stage].push(op(elements.into_iter().cloned().collect()));
+    fn place(&mut self, op: Op, known: &Known) {
+        let stage = match op {
+            Op::AddTable | Op::AddSet { .. } | Op::AddChain { .. } => NEW,
+            Op::DeleteTable | Op::DeleteSet { .. } | Op::DeleteChain { .. } => GONE,
+            Op::AddRule { ref chain, .. } if known.new.contains(chain) => NEW,
+            Op::FlushChain { ref chain } if known.gone.contains(chain) => GONE,
+            Op::AddRule { .. } | Op::FlushChain { .. } => SWITCH,
+            Op::AddElements { ref set, .. } if known.new.contains(set) => NEW,
+            Op::AddElements { ref set, .. } | Op::DeleteElements { ref set, .. } if is_peer_set(set) => {
+                SWITCH
+            }
+            // what is not about peers says where pods are, and which addresses are theirs
+            Op::AddElements { set, decl, elements } => {
+                let switches = |(key, element): &(Bytes, Element)| {
+                    known.removed(&set, key) || known.leads_to_rewritten(element)
+                };
+                let (switch, come): (Vec<_>, Vec<_>) = elements.into_iter().partition(switches);
+                self.to_new_chain |= switch.iter().any(|(_, element)| known.leads_to_new(element));
+                self.comes |= !come.is_empty();
+                for (stage, elements) in [(NEW, come), (SWITCH, switch)] {
+                    if !elements.is_empty() {
+                        let (set, decl) = (set.clone(), decl.clone());
+                        self.stages[stage].push(Op::AddElements { set, decl, elements });
+                    }
+                }
+                return;
+            }
+            Op::DeleteElements { set, decl, elements } => {
+                let switches = |(key, element): &(Bytes, Element)| {
+                    known.added(&set, key) || known.leads_to_rewritten(element)
+                };
+                let (switch, leave): (Vec<_>, Vec<_>) = elements.into_iter().partition(switches);
+                for (stage, elements) in [(SWITCH, switch), (LEAVE, leave)] {
+                    if !elements.is_empty() {
+                        let (set, decl) = (set.clone(), decl.clone());
+                        self.stages[stage].push(Op::DeleteElements { set, decl, elements });
+                    }
+                }
+                return;
+            }
+        };
+        self.stages[stage].push(op);
+    }
+}
+
+/// What the steps of a transaction do, to tell what a step among them means.
+#[derive(Default)]
+struct Known {
+    /// Sets and chains.
+    new: BTreeSet<String>,
+    /// Chains.
+    gone: BTreeSet<String>,
+    /// Chains, those that go and others.
+    emptied: BTreeSet<String>,
+    /// Keys by set, of sets that are neither new nor of peers.
+    added: BTreeMap<String, BTreeSet<Bytes>>,
+    removed: BTreeMap<String, BTreeSet<Bytes>>,
+}
+
+impl Known {
+    fn take(&mut self, op: &Op) {
+        let keys =
+            |elements: &[(Bytes, Element)]| elements.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>();
+        match op {
+            Op::AddSet { set: name, .. } | Op::AddChain { chain: name, .. } => {
+                self.new.insert(name.clone());
+            }
+            Op::DeleteChain { chain } => {
+                self.gone.insert(chain.clone());
+            }
+            Op::FlushChain { chain } => {
+                self.emptied.insert(chain.clone());
+            }
+            // sets come before their elements
+            Op::AddElements { set, elements, .. } if !is_peer_set(set) && !self.new.contains(set) => {
+                self.added.entry(set.clone()).or_default().extend(keys(elements));
+            }
+            Op::DeleteElements { set, elements, .. } if !is_peer_set(set) => {
+                self.removed.entry(set.clone()).or_default().extend(keys(elements));
+            }
+            _ => {}
         }
+    }
+
+    fn added(&self, set: &str, key: &Bytes) -> bool {
+        self.added.get(set).is_some_and(|keys| keys.contains(key))
+    }
+
+    fn removed(&self, set: &str, key: &Bytes) -> bool {
+        self.removed.get(set).is_some_and(|keys| keys.contains(key))
+    }
+
+    fn leads_to_new(&self, element: &Element) -> bool {
+        element.target().is_some_and(|chain| self.new.contains(chain))
+    }
+
+    /// To a chain that is there before and after, with other rules, its own or those of one of its classes
+    /// of ports.
+    fn leads_to_rewritten(&self, element: &Element) -> bool {
+        let Some(target) = element.target() else { return false };
+        let emptied = self.emptied.range(target.to_owned()..);
+        emptied.take_while(|chain| chain.starts_with(target)).any(|chain| {
+            (chain.len() == target.len() || chain[target.len()..].starts_with('_'))
+                && !self.gone.contains(chain)
+        })
     }
 }

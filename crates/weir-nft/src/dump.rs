@@ -67,11 +67,7 @@ pub(crate) fn generation(socket: &mut Socket) -> nix::Result<u32> {
 /// One attempt to read a table; `None` if there is none of that name.
 pub(crate) fn table(socket: &mut Socket, family: Family, name: &str) -> Result<Option<Table>, Failure> {
     let before = generation(socket)?;
-    // rules have ipsets by their index; in other families there is no match on them
-    let ipsets = match family {
-        Family::Ip | Family::Ip6 => ipset::indices(socket)?.into_iter().map(|(name, i)| (i, name)).collect(),
-        Family::Inet | Family::Bridge => Ipsets::new(),
-    };
+    let ipsets = ipsets(socket, family)?;
     let mut reader = Reader { socket, family: kernel::family(family), table: name };
     let Some(flags) = reader.flags()? else { return Ok(None) };
     let mut chains = reader.chains(flags & DORMANT != 0)?;
@@ -86,6 +82,32 @@ pub(crate) fn table(socket: &mut Socket, family: Family, name: &str) -> Result<O
         return Err(Failure::Changed);
     }
     Ok(Some(Table { family, name: name.into(), sets, chains }))
+}
+
+/// One attempt to read a table's chains with their rules, and no sets; `None` if there is no such table.
+pub(crate) fn chains(
+    socket: &mut Socket,
+    family: Family,
+    name: &str,
+) -> Result<Option<BTreeMap<String, Chain>>, Failure> {
+    let before = generation(socket)?;
+    let ipsets = ipsets(socket, family)?;
+    let mut reader = Reader { socket, family: kernel::family(family), table: name };
+    let Some(flags) = reader.flags()? else { return Ok(None) };
+    let mut chains = reader.chains(flags & DORMANT != 0)?;
+    reader.rules(&mut chains, &ipsets)?;
+    if generation(socket)? != before {
+        return Err(Failure::Changed);
+    }
+    Ok(Some(chains))
+}
+
+/// Rules have ipsets by their index; in other families there is no match on them.
+fn ipsets(socket: &mut Socket, family: Family) -> Result<Ipsets, Failure> {
+    Ok(match family {
+        Family::Ip | Family::Ip6 => ipset::indices(socket)?.into_iter().map(|(name, i)| (i, name)).collect(),
+        Family::Inet | Family::Bridge => Ipsets::new(),
+    })
 }
 
 struct Reader<'a> {

@@ -53,10 +53,11 @@ mod text;
 mod userdata;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::io;
 
 use nix::errno::Errno;
-use weir_dataplane::model::{Family, Table, Transaction};
+use weir_dataplane::model::{Chain, Family, Table, Transaction};
 
 pub use error::{ApplyError, DumpError, OpenError, Refusal};
 pub use ipset::{IPSETS, IpsetError};
@@ -113,6 +114,24 @@ impl Nft {
     /// Reads a table, or `None` if there is none of that name. All of it is of one generation: if
     /// something changes meanwhile it is read again, up to twenty times and with short pauses.
     pub fn dump(&mut self, family: Family, table: &str) -> Result<Option<Table>, DumpError> {
+        self.read(family, table, |socket| dump::table(socket, family, table))
+    }
+
+    /// The same of its chains with their rules alone, which cost nothing beside large sets.
+    pub fn chains(
+        &mut self,
+        family: Family,
+        table: &str,
+    ) -> Result<Option<BTreeMap<String, Chain>>, DumpError> {
+        self.read(family, table, |socket| dump::chains(socket, family, table))
+    }
+
+    fn read<T>(
+        &mut self,
+        family: Family,
+        table: &str,
+        read: impl Fn(&mut Socket) -> Result<T, Failure>,
+    ) -> Result<T, DumpError> {
         for attempt in 0..dump::ATTEMPTS {
             if attempt > 0 {
                 std::thread::sleep(dump::pause(attempt));
@@ -121,8 +140,8 @@ impl Nft {
             if self.faults.as_mut().is_some_and(|faults| faults.dump()) {
                 continue;
             }
-            match dump::table(&mut self.socket, family, table) {
-                Ok(table) => return Ok(table),
+            match read(&mut self.socket) {
+                Ok(read) => return Ok(read),
                 Err(Failure::Error(error)) => return Err(error),
                 Err(Failure::Changed) => {
                     tracing::debug!(table, attempt, "the ruleset changed while it was read");

@@ -1,5 +1,6 @@
 //! What the agent does at a turn, taken apart: the same calls in the same order, a clock between them.
 
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -65,7 +66,13 @@ impl Node {
             runtime.block_on(async { Ok::<_, anyhow::Error>(Watcher::new().await?.table().clone()) })?;
         Ok(Node {
             compiler: Compiler::new(Scope::Node(NODE.to_owned())),
-            planner: Planner::with(Settings { costs, ..Settings::default() }),
+            planner: Planner::with(Settings {
+                costs,
+                // what the agent's program has unless it is told otherwise
+                revoked_mark: NonZeroU32::new(0x1000),
+                drop_mid_stream: true,
+                ..Settings::default()
+            }),
             kernel: Kernel::open()?,
             links,
         })

@@ -4,8 +4,7 @@
 mod common;
 
 use std::net::{IpAddr, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -38,24 +37,20 @@ fn program() -> PathBuf {
     agent::find().expect("cargo build -p weir-agent")
 }
 
-fn lab_of(agent: Option<PathBuf>, links: PodLinks) -> TestLab {
-    start_with(
-        objects(PODS),
-        Options { links: links.into(), family: Some(Family::Dual), agent, ..Options::default() },
-    )
+fn lab_of(agent: Option<PathBuf>, links: PodLinks, arguments: &[&str]) -> TestLab {
+    let agent_arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+    let options = Options {
+        links: links.into(),
+        family: Some(Family::Dual),
+        agent,
+        agent_arguments,
+        ..Options::default()
+    };
+    start_with(objects(PODS), options)
 }
 
 fn lab() -> TestLab {
-    lab_of(Some(program()), PodLinks::Routed)
-}
-
-/// The agent with more arguments.
-fn with_arguments(folder: &Path, arguments: &str) -> PathBuf {
-    let script = folder.join("agent");
-    let text = format!("#!/bin/sh\nexec {} \"$@\" {arguments}\n", program().display());
-    std::fs::write(&script, text).expect("a file");
-    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).expect("executable");
-    script
+    lab_of(Some(program()), PodLinks::Routed, &[])
 }
 
 fn place<'a>(lab: &'a Lab, name: &str) -> &'a Netns {
@@ -102,7 +97,7 @@ fn none_was_dropped(node: &Netns) {
 #[ignore = "needs root"]
 fn t20_u9_what_a_change_forbids_ends_and_nothing_else() {
     for links in [PodLinks::Routed, PodLinks::Bridged] {
-        let mut t = lab_of(Some(program()), links);
+        let mut t = lab_of(Some(program()), links, &[]);
         let v6: IpAddr = "fd00::2".parse().expect("an address");
         let denied = [
             tcp(&t, "denied", "server", (SERVER, 80), 80, Speakers::Server),
@@ -195,8 +190,7 @@ fn u9_what_is_allowed_again_goes_on() {
 #[test]
 #[ignore = "needs root"]
 fn u9_connections_stay_if_they_are_to_be_kept() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut t = lab_of(Some(with_arguments(folder.path(), "--existing-connections=keep")), PodLinks::Routed);
+    let mut t = lab_of(Some(program()), PodLinks::Routed, &["--existing-connections=keep"]);
     let talks = [
         udp(&t, "denied", "server", (SERVER, 80), 80, Speakers::Server),
         tcp(&t, "denied", "server", (SERVER, 82), 82, Speakers::Both),
@@ -320,20 +314,22 @@ fn wait(mut holds: impl FnMut() -> bool, what: &str) {
 #[test]
 #[ignore = "needs root"]
 fn u27_tcp_in_mid_stream_is_judged_at_first_and_dropped_later() {
-    let folder = tempfile::tempdir().expect("a folder");
     for (grace, lives) in [(3600, true), (0, false)] {
-        let mut t = lab_of(None, PodLinks::Routed);
+        let mut t = lab_of(None, PodLinks::Routed, &[]);
         // the server's packets alone would make an entry that its own policy forbids
         let silent = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: silent}, spec: \
                       {podSelector: {matchLabels: {app: server}}, policyTypes: [Egress]}}";
         t.lab.apply(objects(&format!("{FRIENDS}\n---\n{silent}"))).expect("policies");
         let friend = tcp(&t, "friend", "server", (SERVER, 80), 80, Speakers::Both);
         let denied = tcp(&t, "denied", "server", (SERVER, 81), 81, Speakers::Both);
-        let program = with_arguments(folder.path(), &format!("--mid-stream-grace={grace}"));
-        let setup =
-            AgentSetup { program, manifests: t.lab.manifests(), logs: t.lab.logs(), arguments: vec![] };
-        let start = || {
-            let mut agent = Agent::start("n1", place(&t.lab, "n1"), &setup).expect("an agent");
+        let setup = |grace: u32| AgentSetup {
+            program: program(),
+            manifests: t.lab.manifests(),
+            logs: t.lab.logs(),
+            arguments: vec![format!("--mid-stream-grace={grace}")],
+        };
+        let start = |setup: &AgentSetup| {
+            let mut agent = Agent::start("n1", place(&t.lab, "n1"), setup).expect("an agent");
             agent.wait_ready(Duration::from_secs(10)).expect("ready");
             agent
         };
@@ -344,16 +340,20 @@ fn u27_tcp_in_mid_stream_is_judged_at_first_and_dropped_later() {
             let anew = "table inet zone; delete table inet zone; table inet zone";
             nft(place(&t.lab, "n1"), &[&format!("{anew} {{ chain zone {chain}; }}")]);
         };
-        let mut agent = start();
+        let mut agent = start(&setup(grace));
         assert_eq!(in_force(), !lives);
         if lives {
             friend.alive();
             forget(1);
             friend.alive();
             all_dead(&[&denied]);
-            // the second start finds conntrack in use: no grace
+            // the second start does not know for how long the first has waited: it changes nothing
             agent.kill().expect("killed");
-            agent = start();
+            agent = start(&setup(3600));
+            assert!(!in_force());
+            friend.alive();
+            agent.kill().expect("killed");
+            agent = start(&setup(0));
             assert!(in_force());
             friend.alive();
             forget(2);
@@ -367,8 +367,7 @@ fn u27_tcp_in_mid_stream_is_judged_at_first_and_dropped_later() {
 #[test]
 #[ignore = "needs root"]
 fn u27_the_grace_ends() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut t = lab_of(Some(with_arguments(folder.path(), "--mid-stream-grace=3")), PodLinks::Routed);
+    let mut t = lab_of(Some(program()), PodLinks::Routed, &["--mid-stream-grace=3"]);
     t.lab.apply(objects(FRIENDS)).expect("a policy");
     let rules = |t: &TestLab| nft(place(&t.lab, "n1"), &["list", "table", "inet", "weir"]);
     wait(|| rules(&t).contains("tcp flags"), "in force");

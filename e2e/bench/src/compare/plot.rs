@@ -47,7 +47,7 @@ struct Measure {
 
 const MEASURES: [Measure; 3] = [
     Measure {
-        title: "time to connect, median (no rules = 1; lower is better)",
+        title: "time to connect (no rules = 1; lower is better)",
         ticks: &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0],
         logarithmic: true,
         of: |row| row.connect_ratio,
