@@ -16,9 +16,9 @@
 //!
 //! In each stage, an end of a flow goes from its old verdict to its new one. Those of A were open before, those of
 //! C are open after, those of B go together: no flow passes that old and new both deny, and none
-//! is dropped that both allow. Where the rules of a chain change in place, ends come to it and leave it in B, too: else
-//! they would meet other rules than those of their old or new state. Most changes have one stage: members, pods
-//! that come, pods that go.
+//! is dropped that both allow. Where the rules of a chain change in place, ends come to it and leave it in B, too:
+//! else they would meet other rules than those of their old or new state. Most changes have one stage: members,
+//! pods that come, pods that go.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -96,7 +96,9 @@ impl Parts {
             }
             // what is not about peers says where pods are, and which addresses are theirs
             Op::AddElements { set, decl, elements } => {
-                let switches = |e: &(Bytes, Element)| known.removed(&set, &e.0) || known.rewritten(&e.1);
+                let switches = |(key, element): &(Bytes, Element)| {
+                    known.removed(&set, key) || known.leads_to_rewritten(element)
+                };
                 let (switch, come): (Vec<_>, Vec<_>) = elements.into_iter().partition(switches);
                 self.to_new_chain |= switch.iter().any(|(_, element)| known.leads_to_new(element));
                 self.comes |= !come.is_empty();
@@ -109,7 +111,9 @@ impl Parts {
                 return;
             }
             Op::DeleteElements { set, decl, elements } => {
-                let switches = |e: &(Bytes, Element)| known.added(&set, &e.0) || known.rewritten(&e.1);
+                let switches = |(key, element): &(Bytes, Element)| {
+                    known.added(&set, key) || known.leads_to_rewritten(element)
+                };
                 let (switch, leave): (Vec<_>, Vec<_>) = elements.into_iter().partition(switches);
                 for (stage, elements) in [(SWITCH, switch), (LEAVE, leave)] {
                     if !elements.is_empty() {
@@ -132,6 +136,8 @@ struct Known {
     /// Chains that lose their rules; and of these, those that go.
     emptied: BTreeSet<String>,
     gone: BTreeSet<String>,
+    /// Chains, those that go and others.
+    emptied: BTreeSet<String>,
     /// Keys by set, of sets that are neither new nor of peers.
     added: BTreeMap<String, BTreeSet<Bytes>>,
     removed: BTreeMap<String, BTreeSet<Bytes>>,
@@ -150,6 +156,9 @@ impl Known {
             }
             Op::DeleteChain { chain } => {
                 self.gone.insert(chain.clone());
+            }
+            Op::FlushChain { chain } => {
+                self.emptied.insert(chain.clone());
             }
             // sets come before their elements
             Op::AddElements { set, elements, .. } if !is_peer_set(set) && !self.new.contains(set) => {
@@ -174,8 +183,14 @@ impl Known {
         element.target().is_some_and(|chain| self.new.contains(chain))
     }
 
-    /// It leads to a chain that gets other rules.
-    fn rewritten(&self, element: &Element) -> bool {
-        element.target().is_some_and(|chain| self.emptied.contains(chain) && !self.gone.contains(chain))
+    /// To a chain that is there before and after, with other rules, its own or those of one of its classes
+    /// of ports.
+    fn leads_to_rewritten(&self, element: &Element) -> bool {
+        let Some(target) = element.target() else { return false };
+        let emptied = self.emptied.range(target.to_owned()..);
+        emptied.take_while(|chain| chain.starts_with(target)).any(|chain| {
+            (chain.len() == target.len() || chain[target.len()..].starts_with('_'))
+                && !self.gone.contains(chain)
+        })
     }
 }

@@ -112,6 +112,14 @@ pub(crate) fn chains(
     Ok(Some(chains))
 }
 
+/// Rules have ipsets by their index; in other families there is no match on them.
+fn ipsets(socket: &mut Socket, family: Family) -> Result<Ipsets, Failure> {
+    Ok(match family {
+        Family::Ip | Family::Ip6 => ipset::indices(socket)?.into_iter().map(|(name, i)| (i, name)).collect(),
+        Family::Inet | Family::Bridge => Ipsets::new(),
+    })
+}
+
 struct Reader<'a> {
     socket: &'a mut Socket,
     family: u8,
