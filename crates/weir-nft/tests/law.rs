@@ -95,9 +95,9 @@ fn what_others_add_is_foreign_and_fails_no_dump() {
             set timeouts { type ipv4_addr; flags timeout; timeout 1h; elements = { 10.0.0.1 }
             }
             set sized { type ipv4_addr; size 10; }
-            set macs { type ether_addr; elements = { 02:00:00:00:00:01 }
+            set kinds { type icmp_type; elements = { echo-request }
             }
-            set mixed { type ipv4_addr . ether_addr; flags interval; elements = { 10.0.0.0/8 . 02:00:00:00:00:01 }
+            set mixed { type ipv4_addr . icmp_type; flags interval; elements = { 10.0.0.0/8 . echo-request }
             }
             map classes { type ipv4_addr : classid; elements = { 10.0.0.1 : 1:2 }
             }
@@ -120,7 +120,7 @@ fn what_others_add_is_foreign_and_fails_no_dump() {
         }"#,
     );
     let table = kernel.dump(Family::Inet, TABLE).unwrap().unwrap();
-    for name in ["timeouts", "sized", "macs", "mixed", "any", "tallied"] {
+    for name in ["timeouts", "sized", "kinds", "mixed", "any", "tallied"] {
         let key = &table.sets[name].decl.key;
         assert!(key.iter().any(|field| matches!(field, Field::Foreign(_))), "{name}: {key:?}");
     }
