@@ -142,11 +142,14 @@ pub async fn run(options: Options) -> Result<()> {
 /// begun to wait, and nobody knows since when.
 fn grace() -> Result<(bool, Option<Conntrack>)> {
     let mut nft = Nft::open()?;
+    let mut earlier = None;
     for (family, name) in TABLES {
-        // that of bridges is never alone
         if let Some(chains) = nft.chains(family, name)? {
-            return Ok((drops_mid_stream(&chains) == Some(false), None));
+            earlier = earlier.or(Some(false)).map(|waits| waits || drops_mid_stream(&chains) == Some(false));
         }
+    }
+    if let Some(waits) = earlier {
+        return Ok((waits, None));
     }
     // without ctnetlink nobody can say
     let Ok(mut conntrack) = Conntrack::open() else { return Ok((false, None)) };

@@ -133,7 +133,8 @@ impl Parts {
 struct Known {
     /// Sets and chains.
     new: BTreeSet<String>,
-    /// Chains.
+    /// Chains that lose their rules; and of these, those that go.
+    emptied: BTreeSet<String>,
     gone: BTreeSet<String>,
     /// Chains, those that go and others.
     emptied: BTreeSet<String>,
@@ -149,6 +150,9 @@ impl Known {
         match op {
             Op::AddSet { set: name, .. } | Op::AddChain { chain: name, .. } => {
                 self.new.insert(name.clone());
+            }
+            Op::FlushChain { chain } => {
+                self.emptied.insert(chain.clone());
             }
             Op::DeleteChain { chain } => {
                 self.gone.insert(chain.clone());

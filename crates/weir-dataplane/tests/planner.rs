@@ -10,7 +10,9 @@ use common::costs::costs;
 use common::{Packet, passes};
 use proptest::prelude::*;
 use weir_compiler::flow::PodToOwnNode;
-use weir_compiler::object::{Event, ObjectKey, Pod, Protocol};
+use weir_compiler::object::{
+    Event, IngressRule, LabelSelector, Labels, ObjectKey, Peer, Pod, Policy, PolicySpec, Protocol,
+};
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::{Family, Op, Table};
 use weir_dataplane::{
@@ -300,4 +302,43 @@ fn several_tables_are_compared_one_by_one() {
     assert!(batch.iter().any(|t| t.family == Family::Inet && t.ops == [Op::DeleteTable]));
     fake::apply_all(&mut kernel, &batch).unwrap();
     assert_eq!(kernel, [bridge]);
+}
+
+/// Two policies let a pod in by two of its labels, and their peers are merged into one set.
+#[test]
+fn a_member_of_two_merged_sets_stays_until_it_has_left_both() {
+    let labels =
+        |labels: &[&str]| -> Labels { labels.iter().map(|l| ((*l).to_owned(), "x".to_owned())).collect() };
+    let allow = |name: &str, label: &str| {
+        let selector = |label| LabelSelector { match_labels: labels(&[label]), ..Default::default() };
+        let from = vec![Peer { pod_selector: Some(selector(label)), ..Default::default() }];
+        let ingress = vec![IngressRule { from, ..Default::default() }];
+        let spec = PolicySpec { pod_selector: selector("db"), ingress, ..Default::default() };
+        Event::Policy(Policy { namespace: "a".into(), name: name.into(), spec })
+    };
+    let pod = |name: &str, address: &str, of: &[&str]| {
+        Event::Pod(Pod { labels: labels(of), ..plain_pod(ObjectKey::new("a", name), address) })
+    };
+    let costs = Costs { in_a_row: 0, pod_sets: 1, ..Costs::default() };
+    let mut compiler = Compiler::new(Scope::Node("n".into()));
+    let mut planner = Planner::with(Settings { costs, ..Settings::default() });
+    let packet = Packet {
+        iif: "eth0".into(),
+        oif: "eth1".into(),
+        source: "10.0.0.2".parse().unwrap(),
+        destination: "10.0.0.1".parse().unwrap(),
+        protocol: 6,
+        port: 80,
+    };
+    let mut passes_after = |events: Vec<Event>| {
+        compiler.apply(events).slices.iter().for_each(|delta| planner.update(&delta.changes));
+        assert_eq!(planner.table(), fresh(&compiler, "n", 0, costs).table());
+        passes(planner.table(), "forward", &packet)
+    };
+    let begin = vec![pod("db", "10.0.0.1", &["db"]), allow("p", "one"), allow("q", "other")];
+    assert!(!passes_after(begin));
+    assert!(passes_after(vec![pod("x", "10.0.0.2", &["one", "other"])]));
+    assert!(passes_after(vec![pod("x", "10.0.0.2", &["other"])]), "it is in one of them");
+    assert!(passes_after(vec![pod("x", "10.0.0.2", &["one"])]));
+    assert!(!passes_after(vec![pod("x", "10.0.0.2", &[])]));
 }
