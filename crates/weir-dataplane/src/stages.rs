@@ -133,8 +133,7 @@ impl Parts {
 struct Known {
     /// Sets and chains.
     new: BTreeSet<String>,
-    /// Chains that lose their rules; and of these, those that go.
-    emptied: BTreeSet<String>,
+    /// Chains.
     gone: BTreeSet<String>,
     /// Chains, those that go and others.
     emptied: BTreeSet<String>,
@@ -150,9 +149,6 @@ impl Known {
         match op {
             Op::AddSet { set: name, .. } | Op::AddChain { chain: name, .. } => {
                 self.new.insert(name.clone());
-            }
-            Op::FlushChain { chain } => {
-                self.emptied.insert(chain.clone());
             }
             Op::DeleteChain { chain } => {
                 self.gone.insert(chain.clone());

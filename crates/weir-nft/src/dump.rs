@@ -64,16 +64,6 @@ pub(crate) fn generation(socket: &mut Socket) -> nix::Result<u32> {
     Err(Errno::EPROTO)
 }
 
-/// Rules have ipsets by their index; in other families there is no match on them.
-fn ipsets(socket: &mut Socket, family: Family) -> nix::Result<Ipsets> {
-    match family {
-        Family::Ip | Family::Ip6 => {
-            Ok(ipset::indices(socket)?.into_iter().map(|(name, index)| (index, name)).collect())
-        }
-        Family::Inet | Family::Bridge => Ok(Ipsets::new()),
-    }
-}
-
 /// One attempt to read a table; `None` if there is none of that name.
 pub(crate) fn table(socket: &mut Socket, family: Family, name: &str) -> Result<Option<Table>, Failure> {
     let before = generation(socket)?;
