@@ -20,7 +20,7 @@ use weir_compiler::object::*;
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::ipset::{Ipset, IpsetOp, Ipsets, Steps};
 use weir_dataplane::model::{Family, Table, Transaction};
-use weir_dataplane::{Attachment, Attachments, Planner, Port, Ports, Settings, fake, stages};
+use weir_dataplane::{Attachment, Attachments, Costs, Planner, Port, Ports, Settings, fake, stages};
 use world::{ADDRESSES, addresses, batches, plain_pod};
 
 /// A kernel with tables and ipsets.
@@ -298,6 +298,42 @@ fn two_pods_that_change_together_do_not_meet_halfway() {
     let second = vec![pod(0, "x", "u"), pod(1, "y", "v")];
     follow(vec![first, second], vec![0xaaaa_aaaa_aaaa_aaaa; 2], vec![usize::MAX; 2], Settings::default())
         .unwrap_or_else(|why| panic!("{why}"));
+}
+
+/// A pod's address passes to another pod while a peer leaves the set that both look into: the first pod's end leaves
+/// its chain, the second one's comes to it, and the set that the chain of the port's class looks into is switched.
+#[test]
+fn ends_that_come_and_leave_meet_the_rules_of_one_of_the_states() {
+    let pod = |i: usize, address: &str, of: &[(&str, &str)], named: bool| {
+        let mut pod = plain_pod(ObjectKey::new("a", format!("p{i}")), address);
+        pod.node = Some("n1".into());
+        pod.created = i as i64;
+        pod.labels = of.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        if named {
+            pod.ports = vec![NamedPort { name: "web".into(), protocol: Protocol::Tcp, port: 80 }];
+        }
+        Event::Pod(pod)
+    };
+    let from =
+        LabelSelector { match_labels: [("x".to_owned(), "u".to_owned())].into(), ..Default::default() };
+    let from = vec![Peer { pod_selector: Some(from), ..Default::default() }];
+    let ports = vec![PolicyPort { port: Some(PortRef::Name("web".into())), ..Default::default() }];
+    let spec = PolicySpec {
+        policy_types: vec!["Ingress".into()],
+        ingress: vec![IngressRule { from, ports, ..Default::default() }],
+        ..Default::default()
+    };
+    let policy = Event::Policy(Policy { namespace: "a".into(), name: "q".into(), spec });
+    let first = vec![policy, pod(3, "10.1.0.1", &[], false), pod(0, "10.0.1.1", &[], true)];
+    let second = vec![pod(1, "10.0.0.2", &[("x", "u")], false)];
+    let third = vec![pod(2, "10.0.1.1", &[], true), pod(1, "10.0.0.2", &[], false)];
+    for in_a_row in [0, 16] {
+        let costs = Costs { in_a_row, ..Costs::default() };
+        let settings = Settings { costs, ..Settings::default() };
+        let batches = vec![first.clone(), second.clone(), third.clone()];
+        follow(batches, vec![0xaaaa_aaaa_aaaa_aaaa; 3], vec![usize::MAX; 3], settings)
+            .unwrap_or_else(|why| panic!("{why}"));
+    }
 }
 
 fn steps_of(
