@@ -61,8 +61,17 @@ fn links_routes_and_what_others_did_to_the_table_are_followed_by_events() {
         "ip link add v type veth peer name w; ip link set v up; ip link set w up; ip route add 10.0.0.1/32 dev v",
     );
     soon("with a route of its own, by interface", by(0, 1));
-    sh("nft delete table inet weir");
-    soon("a table that somebody deleted is back", by(0, 1));
+    let whole = Nft::open().unwrap().dump(Family::Inet, TABLE).unwrap();
+    for damage in [
+        "delete table inet weir",
+        "flush ruleset",
+        "flush chain inet weir forward",
+        "flush map inet weir egress_by_interface",
+        "add rule inet weir input drop",
+    ] {
+        sh(&format!("nft '{damage}'"));
+        soon(damage, |table| table == whole);
+    }
     sh("ip link del v");
     soon("without the interface, by address", by(1, 0));
     std::fs::remove_dir_all(folder).unwrap();

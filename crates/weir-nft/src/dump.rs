@@ -66,40 +66,44 @@ pub(crate) fn generation(socket: &mut Socket) -> nix::Result<u32> {
 
 /// One attempt to read a table; `None` if there is none of that name.
 pub(crate) fn table(socket: &mut Socket, family: Family, name: &str) -> Result<Option<Table>, Failure> {
-    let before = generation(socket)?;
-    let ipsets = ipsets(socket, family)?;
-    let mut reader = Reader { socket, family: kernel::family(family), table: name };
-    let Some(flags) = reader.flags()? else { return Ok(None) };
-    let mut chains = reader.chains(flags & DORMANT != 0)?;
-    reader.rules(&mut chains, &ipsets)?;
-    let decls = reader.sets()?;
-    let mut sets = BTreeMap::new();
-    for (set, decl) in decls {
-        let elements = reader.elements(&set, decl)?.finish().ok_or(Failure::Changed)?;
-        sets.insert(set, elements);
-    }
-    if generation(socket)? != before {
-        return Err(Failure::Changed);
-    }
-    Ok(Some(Table { family, name: name.into(), sets, chains }))
+    let read = with_chains(socket, family, name, |reader| {
+        let decls = reader.sets()?;
+        let mut sets = BTreeMap::new();
+        for (set, decl) in decls {
+            let elements = reader.elements(&set, decl)?.finish().ok_or(Failure::Changed)?;
+            sets.insert(set, elements);
+        }
+        Ok(sets)
+    })?;
+    Ok(read.map(|(chains, sets)| Table { family, name: name.into(), sets, chains }))
 }
 
-/// One attempt to read a table's chains with their rules, and no sets; `None` if there is no such table.
-pub(crate) fn chains(
+/// The same of its chains with their rules alone.
+pub(crate) fn chains(socket: &mut Socket, family: Family, name: &str) -> Result<Option<Chains>, Failure> {
+    Ok(with_chains(socket, family, name, |_| Ok(()))?.map(|(chains, ())| chains))
+}
+
+/// A table's chains by name.
+type Chains = BTreeMap<String, Chain>;
+
+/// Reads chains with their rules, and more, all of one generation.
+fn with_chains<T>(
     socket: &mut Socket,
     family: Family,
     name: &str,
-) -> Result<Option<BTreeMap<String, Chain>>, Failure> {
+    more: impl FnOnce(&mut Reader<'_>) -> Result<T, Failure>,
+) -> Result<Option<(Chains, T)>, Failure> {
     let before = generation(socket)?;
     let ipsets = ipsets(socket, family)?;
     let mut reader = Reader { socket, family: kernel::family(family), table: name };
     let Some(flags) = reader.flags()? else { return Ok(None) };
     let mut chains = reader.chains(flags & DORMANT != 0)?;
     reader.rules(&mut chains, &ipsets)?;
+    let more = more(&mut reader)?;
     if generation(socket)? != before {
         return Err(Failure::Changed);
     }
-    Ok(Some(chains))
+    Ok(Some((chains, more)))
 }
 
 /// Rules have ipsets by their index; in other families there is no match on them.

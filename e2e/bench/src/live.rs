@@ -1,4 +1,5 @@
-//! From a renamed manifest to the kernel, with the agent's program: what a user sees.
+//! From a renamed manifest to the kernel, with the agent's program: what a user sees. And how long it takes to
+//! repair what somebody else has done.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -7,16 +8,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use weir_dataplane::TABLE;
-use weir_dataplane::model::Family;
+use weir_dataplane::model::{Family, Op, Transaction};
 use weir_lab::agent::{Agent, AgentSetup};
 use weir_lab::netns::Netns;
-use weir_nft::Listener;
+use weir_nft::{Commit, Listener, Nft};
 
 use crate::cluster::{NODE, Shape};
 use crate::figures::{Figure, Report};
 
 const GOAL: f64 = 5.0;
 const SAMPLES: usize = 200;
+/// From the deletion of the table to the commit that brings it back.
+const REPAIR_GOAL: f64 = 100.0;
+const REPAIRS: usize = 50;
 /// Between one edit and the next: the agent is at rest again.
 const PAUSE: Duration = Duration::from_millis(15);
 /// An edit that takes longer has been overlooked.
@@ -69,6 +73,18 @@ pub(crate) fn measure(report: &mut Report, folder: &Path) -> Result<()> {
         }
         report.add(Figure::times("live", name, samples).goal(GOAL));
     }
+    let mut vandal = netns.run(|| Ok(Nft::open()?))?;
+    let mut samples = Vec::with_capacity(REPAIRS);
+    for _ in 0..REPAIRS {
+        std::thread::sleep(PAUSE);
+        listener.drain()?;
+        let started = Instant::now();
+        let ops = vec![Op::DeleteTable];
+        vandal.apply(&[Transaction { family: Family::Inet, table: TABLE.to_owned(), ops }])?;
+        wait(&mut listener, |commit| commit.port != vandal.port()).context("the table was deleted")?;
+        samples.push(started.elapsed());
+    }
+    report.add(Figure::times("live", "deleted table repaired", samples).goal(REPAIR_GOAL));
     Ok(())
 }
 
@@ -81,13 +97,18 @@ fn one(listener: &mut Listener, manifests: &Path, file: &str, text: &str) -> Res
     listener.drain()?;
     let started = Instant::now();
     std::fs::rename(&draft, manifests.join(file))?;
+    wait(listener, |_| true).with_context(|| format!("{file} was renamed"))?;
+    Ok(started.elapsed())
+}
+
+/// Waits for a commit to Weir's table.
+fn wait(listener: &mut Listener, by: impl Fn(&Commit) -> bool) -> Result<()> {
     loop {
         let mut wanted = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
         let ready = poll(&mut wanted, PollTimeout::from(TIMEOUT))?;
-        let took = started.elapsed();
-        ensure!(ready > 0, "no commit within {TIMEOUT} ms of the rename of {file}");
-        if listener.drain()?.commits.iter().any(|commit| commit.touched) {
-            return Ok(took);
+        ensure!(ready > 0, "no commit within {TIMEOUT} ms");
+        if listener.drain()?.commits.iter().any(|commit| commit.touched && by(commit)) {
+            return Ok(());
         }
     }
 }

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use weir_agent::backend::SetBackend;
 use weir_agent::kernel::{Done, Kernel};
 use weir_agent::links::{LinkTable, Watcher};
 use weir_compiler::object::Event;
@@ -56,11 +57,11 @@ pub(crate) struct Node {
 impl Node {
     /// Knows the namespace's links and routes, and of no objects yet.
     pub(crate) fn new() -> Result<Node> {
-        Node::with_costs(Costs::default())
+        Node::with(Costs::default(), SetBackend::Nft)
     }
 
-    /// The same, with other limits on how rulesets are written.
-    pub(crate) fn with_costs(costs: Costs) -> Result<Node> {
+    /// The same, with other limits on how rulesets are written, and a choice of where peer sets are.
+    pub(crate) fn with(costs: Costs, sets: SetBackend) -> Result<Node> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let links =
             runtime.block_on(async { Ok::<_, anyhow::Error>(Watcher::new().await?.table().clone()) })?;
@@ -73,7 +74,7 @@ impl Node {
                 drop_mid_stream: true,
                 ..Settings::default()
             }),
-            kernel: Kernel::open()?,
+            kernel: Kernel::with(sets)?,
             links,
         })
     }

@@ -5,6 +5,7 @@
 //! | nothing | no rules, not even connection tracking |
 //! | tracking | one rule, which needs connection tracking, as kube-proxy has on every node |
 //! | weir-nft | what the agent writes: compiler, planner and netlink, the agent's own code |
+//! | weir-ipset | the same with peer sets in kernel ipsets |
 //! | sets in a row | nftables: for each policy of the pod a lookup of its own set, and its port |
 //! | iptables | for each policy of the cluster two ipsets, and a chain with its peers' ipsets and its port |
 //!
@@ -18,6 +19,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use weir_agent::backend::SetBackend;
 use weir_dataplane::Costs;
 
 use super::case::{Case, SERVER};
@@ -43,10 +45,12 @@ pub(super) const TRACKING: Layout =
     Layout { name: "connection tracking alone", enforces: false, needs: &["nft"], program: tracking };
 
 /// All of them; a layout more is a line more. The goals are for those whose names start with "Weir".
-pub(super) const ALL: [Layout; 5] = [
+pub(super) const ALL: &[Layout] = &[
     Layout { name: NOTHING, enforces: false, needs: &[], program: |_| Ok(()) },
     TRACKING,
     Layout { name: "Weir, nft sets", enforces: true, needs: &[], program: |case| weir(case).map(drop) },
+    #[cfg(feature = "ipset")]
+    Layout { name: "Weir, ipsets", enforces: true, needs: &[], program: weir_ipsets },
     Layout { name: "sets in a row", enforces: true, needs: &["nft"], program: row },
     Layout {
         name: "iptables, ipsets",
@@ -83,10 +87,17 @@ pub(super) fn weir(case: &Case) -> Result<Node> {
 
 /// The same with other limits.
 pub(super) fn weir_with(case: &Case, costs: Costs) -> Result<Node> {
-    let mut node = Node::with_costs(costs)?;
+    let mut node = Node::with(costs, SetBackend::Nft)?;
     node.turn(case.events())?;
     node.check()?;
     Ok(node)
+}
+
+/// The same with peer sets in ipsets; what it passes and drops is checked before it counts, as of all.
+#[cfg(feature = "ipset")]
+fn weir_ipsets(case: &Case) -> Result<()> {
+    Node::with(Costs::default(), SetBackend::Ipset)?.turn(case.events())?;
+    Ok(())
 }
 
 fn tracking(_: &Case) -> Result<()> {

@@ -94,7 +94,7 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
     allow_sockets()?;
     let mut layouts = Vec::new();
     let mut programs = BTreeSet::new();
-    for layout in &ALL {
+    for layout in ALL {
         match layout.programs() {
             Some(found) => {
                 programs.extend(found);
