@@ -11,7 +11,7 @@ use common::{Packet, passes};
 use proptest::prelude::*;
 use weir_compiler::flow::PodToOwnNode;
 use weir_compiler::object::{
-    Event, IngressRule, LabelSelector, Labels, ObjectKey, Peer, Pod, Policy, PolicySpec, Protocol,
+    Event, IngressRule, IpBlock, LabelSelector, Labels, ObjectKey, Peer, Pod, Policy, PolicySpec, Protocol,
 };
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::{Family, Op, Table};
@@ -341,4 +341,24 @@ fn a_member_of_two_merged_sets_stays_until_it_has_left_both() {
     assert!(passes_after(vec![pod("x", "10.0.0.2", &["other"])]), "it is in one of them");
     assert!(passes_after(vec![pod("x", "10.0.0.2", &["one"])]));
     assert!(!passes_after(vec![pod("x", "10.0.0.2", &[])]));
+}
+
+/// Another version of Weir, or somebody else, put other elements into a set that is constant while a rule
+/// looks it up.
+#[test]
+fn a_constant_set_with_other_elements_is_no_obstacle() {
+    let block = |cidr: &str| IpBlock { cidr: cidr.into(), ..Default::default() };
+    let from = vec![Peer { ip_block: Some(block("192.0.2.0/24")), ..Default::default() }];
+    let spec = PolicySpec { ingress: vec![IngressRule { from, ..Default::default() }], ..Default::default() };
+    let policy = Event::Policy(Policy { namespace: "a".into(), name: "p".into(), spec });
+    let mut compiler = Compiler::new(Scope::AllNodes);
+    compiler.apply([Event::Pod(plain_pod(ObjectKey::new("a", "p"), "10.0.0.1")), policy]);
+    let planner = fresh(&compiler, "n", 0, Costs::default());
+    let mut installed = planner.table().clone();
+    let set = installed.sets.values_mut().find(|set| set.decl.constant && !set.elements.is_empty()).unwrap();
+    set.elements.clear();
+    let transaction = difference(Some(&installed), planner.table()).unwrap();
+    let mut kernel = Some(installed);
+    fake::apply(&mut kernel, &transaction).unwrap();
+    assert_eq!(kernel.as_ref(), Some(planner.table()));
 }
