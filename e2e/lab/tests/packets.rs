@@ -93,14 +93,21 @@ fn the_command_prints_json_and_nothing_else_and_exits_with_1() {
         command.args(["run", "--no-agent", "-o", "json", "-f"]).arg(&file).args(more);
         command.output().expect("weir-lab runs")
     };
-    let output = run(&["--port", "80/TCP"]);
-    assert_eq!(output.status.code(), Some(1));
-    let text = String::from_utf8(output.stdout).expect("text");
-    // The pod on n2 is not host2's: only the own node passes ingress (N71).
-    assert_eq!(text.matches("\"expected\": true").count(), 4, "{text}");
-    // without agents all would pass, but on a busy machine a first packet can be late, and it is not asked twice
-    let observed = text.matches("\"observed\": true").count();
-    assert!((5..=12).contains(&observed), "{text}");
+    // Without agents all pass. What agrees with the policies is asked once, though, and on a busy machine a first
+    // packet can be late: then the same again.
+    let observed = |text: &str| text.matches("\"observed\": true").count();
+    let mut text = String::new();
+    for _ in 0..3 {
+        let output = run(&["--port", "80/TCP"]);
+        assert_eq!(output.status.code(), Some(1));
+        text = String::from_utf8(output.stdout).expect("text");
+        // The pod on n2 is not host2's: only the own node passes ingress (N71).
+        assert_eq!(text.matches("\"expected\": true").count(), 4, "{text}");
+        if observed(&text) == 12 {
+            break;
+        }
+    }
+    assert_eq!(observed(&text), 12, "{text}");
     assert_eq!(run(&["--port", "80/ICMP"]).status.code(), Some(2));
 }
 
