@@ -317,39 +317,61 @@ pub(crate) async fn connect(socket: TcpSocket, at: SocketAddr, name: &str, patie
     }
 }
 
-/// Asks everybody from one socket; each datagram carries its flow's index, and so does its answer.
-async fn ask_all(
+/// Asks everybody from one socket, again and again until they have answered or patience ends. `ask` writes a question
+/// and says where it goes, `hear` tells whose answer it is, and `judge` what it is worth.
+async fn exchange<A>(
     socket: UdpSocket,
     targets: Vec<(usize, Target)>,
     patience: Duration,
+    ask: impl Fn(usize, &Target) -> (Vec<u8>, SocketAddr),
+    hear: impl Fn(&[u8], SocketAddr) -> Option<(usize, A)>,
+    judge: impl Fn(&Target, A, SocketAddr) -> Outcome,
 ) -> Vec<(usize, Outcome)> {
     let deadline = Instant::now() + patience;
     let mut open: HashMap<usize, Target> = targets.into_iter().collect();
     let mut done = Vec::new();
-    let mut buffer = [0u8; 600];
+    let mut buffer = [0u8; 2048];
     while !open.is_empty() && Instant::now() < deadline {
-        for (i, target) in &open {
-            let mut question = (*i as u64).to_be_bytes().to_vec();
-            question.resize(question.len().max(target.bytes.into()), 0);
+        for (index, target) in &open {
+            let (question, at) = ask(*index, target);
             // Refused by a rule of the own node (EPERM), too large for the path, no route: silence tells it.
-            let _ = socket.send_to(&question, target.at).await;
+            let _ = socket.send_to(&question, at).await;
         }
         let until = (Instant::now() + RESEND).min(deadline);
         while !open.is_empty() {
             let Ok(received) = timeout_at(until, socket.recv_from(&mut buffer)).await else { break };
             let Ok((n, from)) = received else { continue };
-            let Some((index, said)) = buffer[..n].split_first_chunk::<8>() else { continue };
-            let index = u64::from_be_bytes(*index) as usize;
+            let Some((index, answer)) = hear(&buffer[..n], from) else { continue };
             // A second answer to the same question finds nothing here.
-            let Some(Target { at, name, .. }) = open.remove(&index) else { continue };
-            let outcome = if said != name.as_bytes() || from != at {
-                Outcome::Wrong(format!("{:?} at {from} answered", String::from_utf8_lossy(said)))
-            } else {
-                Outcome::Passed
-            };
-            done.push((index, outcome));
+            let Some(target) = open.remove(&index) else { continue };
+            done.push((index, judge(&target, answer, from)));
         }
     }
-    done.extend(open.into_keys().map(|i| (i, Outcome::Silent)));
+    done.extend(open.into_keys().map(|index| (index, Outcome::Silent)));
     done
+}
+
+/// UDP: each datagram carries its flow's index, and so does its answer, with the name of who gave it.
+async fn ask_all(
+    socket: UdpSocket,
+    targets: Vec<(usize, Target)>,
+    patience: Duration,
+) -> Vec<(usize, Outcome)> {
+    let ask = |index: usize, target: &Target| {
+        let mut question = (index as u64).to_be_bytes().to_vec();
+        question.resize(question.len().max(target.bytes.into()), 0);
+        (question, target.at)
+    };
+    let hear = |bytes: &[u8], _| {
+        let (index, said) = bytes.split_first_chunk::<8>()?;
+        Some((u64::from_be_bytes(*index) as usize, said.to_vec()))
+    };
+    let judge = |target: &Target, said: Vec<u8>, from| {
+        if said != target.name.as_bytes() || from != target.at {
+            Outcome::Wrong(format!("{:?} at {from} answered", String::from_utf8_lossy(&said)))
+        } else {
+            Outcome::Passed
+        }
+    };
+    exchange(socket, targets, patience, ask, hear, judge).await
 }

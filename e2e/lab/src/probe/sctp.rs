@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use socket2::{Domain, Socket, Type};
 use tokio::net::UdpSocket;
-use tokio::time::{Duration, Instant, timeout_at};
+use tokio::time::Duration;
 
-use super::{Outcome, RESEND, Target};
+use super::{Outcome, Target, exchange};
 
 const SCTP: i32 = 132;
 const INIT: u8 = 1;
@@ -129,48 +129,35 @@ pub(super) async fn ask_all(
     targets: Vec<(usize, Target)>,
     patience: Duration,
 ) -> Vec<(usize, Outcome)> {
-    let deadline = Instant::now() + patience;
-    let mut done = Vec::new();
-    let mut open: HashMap<u32, (usize, Target, u16)> = HashMap::new();
-    for (index, target) in targets {
-        let port = 32_768 + SOURCE_PORT.fetch_add(1, Ordering::Relaxed) % 32_768;
-        open.insert(index as u32 + 1, (index, target, port));
-    }
-    let mut buffer = [0u8; 2048];
-    while !open.is_empty() && Instant::now() < deadline {
-        for (tag, (_, target, port)) in &open {
-            let init = Packet {
-                source_port: *port,
-                destination_port: target.at.port(),
-                verification_tag: 0,
-                chunk: INIT,
-                initiate_tag: *tag,
-                cookie: Vec::new(),
-            };
-            // Refused by a rule of the own node (EPERM), no route: silence tells it.
-            let _ = socket.send_to(&init.encode(), SocketAddr::new(target.at.ip(), 0)).await;
+    let port = |(index, _): &(usize, Target)| {
+        (*index, 32_768 + SOURCE_PORT.fetch_add(1, Ordering::Relaxed) % 32_768)
+    };
+    let ports: HashMap<usize, u16> = targets.iter().map(port).collect();
+    let ask = |index: usize, target: &Target| {
+        let init = Packet {
+            source_port: ports[&index],
+            destination_port: target.at.port(),
+            verification_tag: 0,
+            chunk: INIT,
+            initiate_tag: index as u32 + 1,
+            cookie: Vec::new(),
+        };
+        (init.encode(), SocketAddr::new(target.at.ip(), 0))
+    };
+    let hear = |bytes: &[u8], from| {
+        let answer = Packet::decode(without_ip(bytes, from)).filter(|p| p.chunk == INIT_ACK)?;
+        Some((answer.verification_tag.checked_sub(1)? as usize, answer))
+    };
+    let judge = |target: &Target, answer: Packet, from: SocketAddr| {
+        let as_asked = from.ip() == target.at.ip() && answer.source_port == target.at.port();
+        if as_asked && answer.cookie == target.name.as_bytes() {
+            Outcome::Passed
+        } else {
+            let said = String::from_utf8_lossy(&answer.cookie).into_owned();
+            Outcome::Wrong(format!("{said:?} at {from} answered"))
         }
-        let until = (Instant::now() + RESEND).min(deadline);
-        while !open.is_empty() {
-            let Ok(received) = timeout_at(until, socket.recv_from(&mut buffer)).await else { break };
-            let Ok((n, from)) = received else { continue };
-            let Some(answer) = Packet::decode(without_ip(&buffer[..n], from)).filter(|p| p.chunk == INIT_ACK)
-            else {
-                continue;
-            };
-            let Some((index, target, _)) = open.remove(&answer.verification_tag) else { continue };
-            let as_asked = from.ip() == target.at.ip() && answer.source_port == target.at.port();
-            let outcome = if as_asked && answer.cookie == target.name.as_bytes() {
-                Outcome::Passed
-            } else {
-                let said = String::from_utf8_lossy(&answer.cookie).into_owned();
-                Outcome::Wrong(format!("{said:?} at {from} answered"))
-            };
-            done.push((index, outcome));
-        }
-    }
-    done.extend(open.into_values().map(|(index, ..)| (index, Outcome::Silent)));
-    done
+    };
+    exchange(socket, targets, patience, ask, hear, judge).await
 }
 
 /// CRC-32C (Castagnoli), as RFC 9260 wants it.
