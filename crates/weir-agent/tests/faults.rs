@@ -1,6 +1,8 @@
 //! What goes wrong between agent and kernel, on purpose: no batch is carried out in part, and the last word
 //! is the plan's.
 
+mod common;
+
 #[path = "../../weir-compiler/tests/common/mod.rs"]
 mod world;
 
@@ -10,7 +12,7 @@ mod costs;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use nix::sched::{CloneFlags, unshare};
+use common::in_netns;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use weir_agent::enforce::enforce;
@@ -26,14 +28,6 @@ use world::random::Random;
 
 fn dump() -> Option<Table> {
     Nft::open().unwrap().dump(Family::Inet, TABLE).unwrap()
-}
-
-fn in_netns(test: impl FnOnce() + Send + 'static) {
-    let inside = move || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("needs root, and the right to make network namespaces");
-        test();
-    };
-    std::thread::spawn(inside).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
 /// Faults at random, while they are on.

@@ -1,6 +1,8 @@
 //! Peer sets as kernel ipsets: the plan against the real kernel, in network namespaces of the tests' own.
 #![cfg(feature = "ipset")]
 
+mod common;
+
 #[path = "../../weir-compiler/tests/common/mod.rs"]
 mod world;
 
@@ -14,7 +16,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use nix::sched::{CloneFlags, unshare};
+use common::{attachments, in_netns};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
 use weir_agent::backend::SetBackend;
@@ -23,18 +25,9 @@ use weir_compiler::object::*;
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::ipset::{Ipset, Ipsets};
 use weir_dataplane::model::{Expr, Table};
-use weir_dataplane::{Attachment, Attachments, Planner, Port, Ports, Settings, TABLES};
+use weir_dataplane::{Planner, Port, Ports, Settings, TABLES};
 use weir_nft::Nft;
 use world::batches;
-
-/// Runs in a network namespace of its own, which goes with the thread.
-fn in_netns<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
-    let inside = move || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("needs root, and the right to make network namespaces");
-        test()
-    };
-    std::thread::spawn(inside).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
 
 /// Tables and ipsets, with the versions of ipsets left out of their names: of each, there is one.
 type State = (Vec<Table>, BTreeMap<String, Ipset>);
@@ -68,20 +61,6 @@ fn planned(planner: &Planner) -> State {
 
 fn nothing() -> State {
     Default::default()
-}
-
-fn attachments(planner: &Planner, seed: u64) -> Attachments {
-    let mut all = Attachments::new();
-    for (i, (key, pod)) in planner.slice().pods.iter().enumerate() {
-        for address in &pod.addresses {
-            match seed >> (i % 60) & 3 {
-                0 => continue,
-                1 => all.insert(*address, Attachment::Shared("cni0".into())),
-                _ => all.insert(*address, Attachment::Own(format!("veth-{}-{}", key.namespace, key.name))),
-            };
-        }
-    }
-    all
 }
 
 /// What is known of ports: with any of them there is a table of bridges.

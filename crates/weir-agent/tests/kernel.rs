@@ -1,5 +1,7 @@
 //! The plan against the real kernel, in network namespaces of the tests' own.
 
+mod common;
+
 #[path = "../../weir-compiler/tests/common/mod.rs"]
 mod world;
 
@@ -10,24 +12,15 @@ use std::cell::RefCell;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use nix::sched::{CloneFlags, unshare};
+use common::{attachments, in_netns};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
 use weir_agent::kernel::{Done, Kernel, cleanup};
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::{Expr, Family, MetaKey, Reg, Rule, Table, Verdict};
-use weir_dataplane::{Attachment, Attachments, Planner, Port, Ports, Settings, TABLE};
+use weir_dataplane::{Planner, Port, Ports, Settings, TABLE};
 use weir_nft::Nft;
 use world::batches;
-
-/// Runs in a network namespace of its own, which goes with the thread.
-fn in_netns<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
-    let inside = move || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("needs root, and the right to make network namespaces");
-        test()
-    };
-    std::thread::spawn(inside).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
 
 fn dump() -> Option<Table> {
     Nft::open().unwrap().dump(Family::Inet, TABLE).unwrap()
@@ -39,20 +32,6 @@ fn nft(text: &str) {
         Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft (package nftables)");
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success(), "nft refused:\n{text}");
-}
-
-fn attachments(planner: &Planner, seed: u64) -> Attachments {
-    let mut all = Attachments::new();
-    for (i, (key, pod)) in planner.slice().pods.iter().enumerate() {
-        for address in &pod.addresses {
-            match seed >> (i % 60) & 3 {
-                0 => continue,
-                1 => all.insert(*address, Attachment::Shared("cni0".into())),
-                _ => all.insert(*address, Attachment::Own(format!("veth-{}-{}", key.namespace, key.name))),
-            };
-        }
-    }
-    all
 }
 
 #[test]
