@@ -118,6 +118,8 @@ pub struct Planner {
     bridge: Option<Table>,
     /// As it was when a transaction was last taken.
     bridge_taken: Option<Table>,
+    /// It was made anew since then.
+    bridge_made: bool,
     /// What the rulesets are in the kernel, by their ids.
     layouts: BTreeMap<RulesetId, Layout>,
     /// Those of them that the kernel refuses as they are.
@@ -162,6 +164,7 @@ impl Planner {
             ports: Ports::default(),
             bridge: None,
             bridge_taken: None,
+            bridge_made: false,
             layouts: BTreeMap::new(),
             closed: BTreeSet::new(),
             peers: PeerSets::default(),
@@ -201,7 +204,7 @@ impl Planner {
             self.change(change, &mut pods);
         }
         if !pods.is_empty() {
-            self.bridge = bridge::table(&self.slice, &self.ports, self.settings);
+            self.make_bridge();
         }
         self.dispatch(pods);
     }
@@ -227,14 +230,22 @@ impl Planner {
             }
         }
         self.ports = ports;
+        self.make_bridge();
+    }
+
+    fn make_bridge(&mut self) {
         self.bridge = bridge::table(&self.slice, &self.ports, self.settings);
+        self.bridge_made = true;
     }
 
     /// What must change in a kernel that has the tables of when this was last called, in one batch.
     pub fn take(&mut self) -> Vec<Transaction> {
-        let bridge = differences(self.bridge_taken.as_slice(), &self.bridge.iter().collect::<Vec<_>>());
-        self.bridge_taken.clone_from(&self.bridge);
-        self.edited.take().into_iter().chain(bridge).collect()
+        let mut all: Vec<Transaction> = self.edited.take().into_iter().collect();
+        if std::mem::take(&mut self.bridge_made) {
+            all.extend(differences(self.bridge_taken.as_slice(), &self.bridge.iter().collect::<Vec<_>>()));
+            self.bridge_taken.clone_from(&self.bridge);
+        }
+        all
     }
 
     fn change(&mut self, change: &Change, pods: &mut BTreeSet<ObjectKey>) {
