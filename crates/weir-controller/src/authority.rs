@@ -11,8 +11,8 @@
 //! [`Authorities`] is pure; the clock and the store are handed in.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
 };
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
@@ -57,7 +57,10 @@ pub struct Authority {
 
 impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Authority").field("name", &self.name).field("ends", &self.ends).finish_non_exhaustive()
+        f.debug_struct("Authority")
+            .field("name", &self.name)
+            .field("ends", &self.ends)
+            .finish_non_exhaustive()
     }
 }
 
@@ -87,7 +90,8 @@ impl Authority {
     fn new(now: OffsetDateTime) -> Result<Self, Error> {
         let key = KeyPair::generate()?;
         // told apart by their keys
-        let id: String = key.public_key_raw().iter().rev().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let id: String =
+            key.public_key_raw().iter().rev().take(8).map(|byte| format!("{byte:02x}")).collect();
         let name = format!("weir-ca-{id}");
         let (begins, ends) = (now - SKEW, now + LIFE);
         let mut params = params(&name);

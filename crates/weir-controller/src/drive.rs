@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use tonic::Status;
 use weir_compiler::object::{Event, ObjectKey};
 use weir_compiler::policy::Problem;
+use weir_health::Health;
 use weir_proto::pb::Ack;
 use weir_source::Update;
 
@@ -35,6 +37,8 @@ pub struct Driver {
     pub metrics: Arc<Metrics>,
     /// Where agents' pods are.
     pub namespace: String,
+    /// To be told that this thread turns, and that all objects are known.
+    pub health: Health,
 }
 
 struct Driven {
@@ -72,6 +76,7 @@ impl Driver {
                 }
                 _ = tell.tick() => driven.driver.metrics.hub(&driven.driver.hub),
             }
+            driven.driver.health.beat();
         }
     }
 }
@@ -93,7 +98,11 @@ impl Driven {
                 Update::Problem(problem) => tracing::warn!("{problem}"),
             }
             taken += 1;
-            next = if taken < BATCH { self.driver.updates.try_recv().ok().map(|(_, update)| update) } else { None };
+            next = if taken < BATCH {
+                self.driver.updates.try_recv().ok().map(|(_, update)| update)
+            } else {
+                None
+            };
         }
         let (count, started) = (events.len(), Instant::now());
         let policies = self.driver.hub.apply(events, since);
@@ -102,8 +111,13 @@ impl Driven {
         tracing::debug!(events = count, ?took, "compiled");
         policies.into_iter().for_each(|(policy, problems)| self.report(policy, problems.unwrap_or_default()));
         if synced && !self.driver.synced.swap(true, Ordering::AcqRel) {
+            self.driver.health.ready("objects");
             let counts = self.driver.hub.compiler().counts();
-            tracing::info!(pods = counts.pods, policies = counts.policies, "all objects are known; agents are served");
+            tracing::info!(
+                pods = counts.pods,
+                policies = counts.policies,
+                "all objects are known; agents are served"
+            );
         }
     }
 
@@ -153,6 +167,12 @@ impl Driven {
                 // who asked may have gone
                 let _ = reply.send(node);
             }
+            Call::End(done) => {
+                for (_, outbox) in hub.sessions() {
+                    outbox.end(Status::unavailable("this controller is going away"));
+                }
+                let _ = done.send(());
+            }
         }
     }
 
@@ -161,7 +181,8 @@ impl Driven {
         for took in outbox.acknowledged(ack.version, Instant::now()) {
             self.driver.metrics.enforced(took);
         }
-        let problem = |p: weir_proto::pb::Problem| format!("{} {}/{}: {}", p.kind, p.namespace, p.name, p.reason);
+        let problem =
+            |p: weir_proto::pb::Problem| format!("{} {}/{}: {}", p.kind, p.namespace, p.name, p.reason);
         let problems: Vec<String> = ack.problems.into_iter().map(problem).collect();
         let before = self.refused.remove(node).unwrap_or_default();
         for new in problems.iter().filter(|new| !before.contains(new)) {

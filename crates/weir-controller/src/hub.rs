@@ -119,7 +119,9 @@ impl Hub {
         of_node.push(number);
         if of_node.len() > PER_NODE {
             let oldest = of_node.remove(0);
-            self.sessions[oldest].outbox.end(Status::resource_exhausted("too many conversations for this node"));
+            self.sessions[oldest]
+                .outbox
+                .end(Status::resource_exhausted("too many conversations for this node"));
         }
 
         let changes = self.compiler.snapshot(node).changes;

@@ -26,7 +26,10 @@ const LONGEST_TOKEN: usize = 8 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// No token at all.
-    #[error("no token: send the service account token for audience {} as `authorization: Bearer`", weir_proto::AUDIENCE)]
+    #[error(
+        "no token: send the service account token for audience {} as `authorization: Bearer`",
+        weir_proto::AUDIENCE
+    )]
     NoToken,
     /// The API server does not accept the token.
     #[error("the token is not valid: {0}")]
@@ -88,10 +91,8 @@ impl Identify for Review {
         if token.len() > LONGEST_TOKEN {
             return Err(Refused::NotValid(format!("it is longer than {LONGEST_TOKEN} bytes")));
         }
-        let spec = TokenReviewSpec {
-            token: Some(token.to_owned()),
-            audiences: Some(vec![self.audience.clone()]),
-        };
+        let spec =
+            TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![self.audience.clone()]) };
         let review = TokenReview { spec, ..TokenReview::default() };
         let asked = async {
             let _turn = self.at_once.acquire().await;
@@ -105,7 +106,9 @@ impl Identify for Review {
         let status = answer.status.unwrap_or_default();
         if status.authenticated != Some(true) {
             let why = status.error.filter(|error| !error.is_empty());
-            return Err(Refused::NotValid(why.unwrap_or_else(|| "the API server does not say why".to_owned())));
+            return Err(Refused::NotValid(
+                why.unwrap_or_else(|| "the API server does not say why".to_owned()),
+            ));
         }
         if !status.audiences.unwrap_or_default().contains(&self.audience) {
             return Err(Refused::NotValid(format!("it is not for audience {}", self.audience)));

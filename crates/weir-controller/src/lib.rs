@@ -8,6 +8,7 @@ pub mod identity;
 pub mod metrics;
 pub mod outbox;
 pub mod pending;
+pub mod run;
 pub mod serve;
 pub mod store;
 pub mod tls;

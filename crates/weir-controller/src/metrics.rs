@@ -81,7 +81,11 @@ impl Metrics {
             Unit::Seconds,
             metrics.compile.clone(),
         );
-        r.register("refused_connections", "Connections and requests that were refused", metrics.refused.clone());
+        r.register(
+            "refused_connections",
+            "Connections and requests that were refused",
+            metrics.refused.clone(),
+        );
         r.register("joins", "Conversations that began, by what the agent had", metrics.joins.clone());
         r.register("resent_items", "Items that agents lacked when they came back", metrics.resent.clone());
         r.register_with_unit("sent", "Encoded changes that were sent", Unit::Bytes, metrics.bytes.clone());
@@ -91,11 +95,19 @@ impl Metrics {
             Unit::Seconds,
             metrics.enforcement.clone(),
         );
-        r.register("node_versions_behind", "Versions of its slice that a node has not acknowledged", metrics.behind.clone());
+        r.register(
+            "node_versions_behind",
+            "Versions of its slice that a node has not acknowledged",
+            metrics.behind.clone(),
+        );
         r.register("agents", "Agents that are connected", metrics.agents.clone());
         r.register("version", "The version of the newest change of any slice", metrics.version.clone());
         r.register("objects", "What is known, by kind", metrics.objects.clone());
-        r.register("policies_with_problems", "NetworkPolicies that cannot be enforced as written", metrics.problems.clone());
+        r.register(
+            "policies_with_problems",
+            "NetworkPolicies that cannot be enforced as written",
+            metrics.problems.clone(),
+        );
         r.register_with_unit(
             "ca_expiry_timestamp",
             "When the authority that signs the controllers' certificates ends; 0 with mounted certificates",

@@ -161,7 +161,9 @@ impl Pending {
                 Since::Nothing => {}
                 Since::One(delta) => changes.extend(delta.encoded.iter().cloned()),
                 Since::Several(map) => {
-                    let of = |wanted| map.iter().filter(|(_, is)| **is == wanted).map(|(m, _)| *m).collect::<Vec<_>>();
+                    let of = |wanted| {
+                        map.iter().filter(|(_, is)| **is == wanted).map(|(m, _)| *m).collect::<Vec<_>>()
+                    };
                     changes.extend(weir_proto::members(id, false, &of(true), &of(false)));
                 }
             }

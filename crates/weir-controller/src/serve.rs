@@ -46,6 +46,8 @@ pub enum Call {
     Leave(usize),
     /// The node of the pod with this UID, if it is an agent's.
     NodeOf(String, tokio::sync::oneshot::Sender<Option<String>>),
+    /// All conversations are to end.
+    End(tokio::sync::oneshot::Sender<()>),
 }
 
 /// The service.
@@ -147,8 +149,9 @@ impl Conversation {
         let from_agent::What::Have(have) = self.next().await? else {
             return Err(Status::invalid_argument("after Welcome comes Have"));
         };
-        let have = Parts::from_bytes(&have.parts)
-            .ok_or_else(|| Status::invalid_argument("Have: a power of two of 16 bytes, 4096 of them at most"))?;
+        let have = Parts::from_bytes(&have.parts).ok_or_else(|| {
+            Status::invalid_argument("Have: a power of two of 16 bytes, 4096 of them at most")
+        })?;
         let (reply, number) = tokio::sync::oneshot::channel();
         let join = Call::Join { node: self.node.clone(), have, outbox: self.outbox.clone(), number: reply };
         self.call(join).await?;
@@ -171,7 +174,9 @@ impl Conversation {
                 Some(Some(from_agent::What::Holdings(holdings))) => {
                     let (items, rest) = holdings.items.as_chunks::<32>();
                     if !rest.is_empty() || held.len() + items.len() > MOST_ITEMS {
-                        return Err(Status::invalid_argument("Holdings: 32 bytes an item, a million at most"));
+                        return Err(Status::invalid_argument(
+                            "Holdings: 32 bytes an item, a million at most",
+                        ));
                     }
                     let number_of = |bytes: &[u8]| u128::from_be_bytes(bytes.try_into().expect("16 of 32"));
                     held.extend(items.iter().map(|item| (number_of(&item[..16]), number_of(&item[16..]))));
@@ -179,7 +184,9 @@ impl Conversation {
                         self.call(Call::Holdings(number, std::mem::take(&mut held))).await?;
                     }
                 }
-                Some(Some(_)) => return Err(Status::invalid_argument("Hello and Have come once, at the beginning")),
+                Some(Some(_)) => {
+                    return Err(Status::invalid_argument("Hello and Have come once, at the beginning"));
+                }
                 // of a newer protocol, although it was told which one is spoken
                 Some(None) => {}
             }

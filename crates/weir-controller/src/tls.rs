@@ -102,7 +102,8 @@ impl Mounted {
     }
 
     fn read(&self) -> Result<(Vec<u8>, Vec<u8>)> {
-        let one = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        let one =
+            |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         Ok((one(&self.certificate)?, one(&self.key)?))
     }
 }
