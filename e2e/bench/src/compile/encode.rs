@@ -31,15 +31,15 @@ pub(crate) fn encode(change: &Change, to: &mut Vec<u8>) {
                 out.kind(entry.tier as u8).number(entry.priority as usize).id(entry.rule.as_bytes());
             }
         }
-        Change::Policy(key, clauses) => out.kind(5).key(key).clauses(clauses),
+        Change::Policy(key, policy) => out.kind(5).key(key).id(policy.subject.as_bytes()).clauses(&policy.clauses),
         Change::Profile(id, profile) => {
             out.kind(6).id(id.as_bytes());
             for ruleset in [profile.ingress, profile.egress] {
                 out.kind(ruleset.is_some().into());
                 ruleset.iter().for_each(|id| out.id(id.as_bytes()).end());
             }
-            out.number(profile.policies.len());
-            profile.policies.iter().for_each(|key| out.key(key).end());
+            out.number(profile.subjects.len());
+            profile.subjects.iter().for_each(|id| out.id(id.as_bytes()).end());
         }
         Change::Pod(key, pod) => {
             out.kind(7).key(key).id(pod.profile.as_bytes()).number(pod.addresses.len());

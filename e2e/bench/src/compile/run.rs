@@ -1,5 +1,6 @@
 //! One run, in a process that does nothing else.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -52,7 +53,7 @@ pub(crate) struct Counts {
 
 /// A node's slice, ready to be sent.
 struct Slice {
-    node: String,
+    node: Arc<str>,
     items: usize,
     encoded: Vec<u8>,
     digest: u128,
