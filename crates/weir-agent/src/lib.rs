@@ -16,6 +16,7 @@
 pub mod backend;
 pub mod bridge;
 pub mod bypass;
+pub mod controller;
 pub mod enforce;
 pub mod kernel;
 pub mod links;

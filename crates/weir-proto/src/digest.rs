@@ -192,6 +192,11 @@ impl Parts {
         }
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The other end holds nothing at all.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -29,5 +29,7 @@ pub use key::Key;
 pub const PROTOCOL: u32 = 1;
 /// The audience of the tokens by which agents show who they are.
 pub const AUDIENCE: &str = "weir-controller";
-/// No message is longer, in bytes; members are cut up.
-pub const LONGEST_MESSAGE: usize = 4 << 20;
+/// The longest message that an agent sends, in bytes.
+pub const LONGEST_FROM_AGENT: usize = 1 << 20;
+/// The longest message that a controller sends, in bytes: one policy or profile may be long, and is not cut up.
+pub const LONGEST_FROM_CONTROLLER: usize = 64 << 20;

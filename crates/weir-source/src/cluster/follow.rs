@@ -10,7 +10,7 @@ use kube::{Api, core::Status};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Sender;
 
-use super::backoff::Backoff;
+use crate::backoff::Backoff;
 use super::lean::Lean;
 use crate::convert::Outcome;
 use crate::{Id, Kind};

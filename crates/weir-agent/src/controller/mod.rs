@@ -1,0 +1,3 @@
+//! The agent as a client of controllers.
+
+pub mod receive;
