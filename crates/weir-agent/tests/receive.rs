@@ -143,8 +143,11 @@ fn small() -> Vec<Change> {
     let rule = Rule { action: Action::Accept, peers: Some(vec![PeerSetId::from_bytes(id(1))]), ports };
     let entry = Entry { tier: Tier::NetworkPolicy, priority: 0, rule: RuleId::from_bytes(id(3)) };
     let ruleset = Ruleset { direction: Direction::Ingress, isolated: true, entries: vec![entry] };
-    let profile =
-        Profile { ingress: Some(RulesetId::from_bytes(id(4))), egress: None, policies: vec![ObjectKey::new("a", "x")] };
+    let profile = Profile {
+        ingress: Some(RulesetId::from_bytes(id(4))),
+        egress: None,
+        policies: vec![ObjectKey::new("a", "x")],
+    };
     let pod = SlicePod {
         addresses: vec![[10, 0, 0, 1].into()],
         profile: ProfileId::from_bytes(id(5)),
@@ -181,7 +184,8 @@ fn references_to_what_is_not_there_are_refused() {
         let refused = receive(&held(), &encoded(&[gone.gone()]), None);
         assert!(matches!(refused, Err(Refused::Dangling { .. })), "{without} gone: {refused:?}");
     }
-    let lost = Change::Members { id: PeerSetId::from_bytes([9; 16]), added: vec![address(1)], removed: vec![] };
+    let lost =
+        Change::Members { id: PeerSetId::from_bytes([9; 16]), added: vec![address(1)], removed: vec![] };
     let refused = receive(&held(), &encoded(&[lost]), None).unwrap_err();
     assert!(refused.to_string().contains("which is not there"), "{refused}");
 }
@@ -201,7 +205,8 @@ fn what_is_gone_needs_no_members() {
 #[test]
 fn what_would_confuse_the_plan_is_refused() {
     let endpoint = Member::Endpoint([10, 0, 0, 1].into(), weir_compiler::object::Protocol::Tcp, 80);
-    let wrong = Change::Members { id: PeerSetId::from_bytes([1; 16]), added: vec![endpoint], removed: vec![] };
+    let wrong =
+        Change::Members { id: PeerSetId::from_bytes([1; 16]), added: vec![endpoint], removed: vec![] };
     assert!(matches!(receive(&held(), &encoded(&[wrong]), None), Err(Refused::WrongMembers(_))));
 
     let other = Change::PortSet(PortSetId::from_bytes([2; 16]), PortSet::from_ranges([]));

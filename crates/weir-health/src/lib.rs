@@ -19,12 +19,11 @@ pub use state::Health;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-/// Adds `PREFIX_build_info`, which says the version of a program.
-pub fn build_info(registry: &mut Registry, prefix: &str, version: &'static str) {
-    let labels = vec![("version", version)];
+/// Adds `build_info`, after the registry's prefix, which says the version of a program.
+pub fn build_info(registry: &mut Registry, version: &'static str) {
     registry.register(
-        format!("{prefix}_build"),
+        "build",
         "The version of this program, as a label",
-        Info::new(labels),
+        Info::new(vec![("version", version)]),
     );
 }

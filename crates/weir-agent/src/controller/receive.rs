@@ -106,6 +106,16 @@ impl Incoming {
         self.bytes
     }
 
+    /// How many things, and sets whose members, it is about.
+    pub fn len(&self) -> usize {
+        self.things.len() + self.members.len()
+    }
+
+    /// There is nothing to be changed.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Takes in one encoded change. `held` are the items that the controller was told of, up to the first
     /// commit. Returns whether it was understood.
     ///
@@ -198,7 +208,8 @@ impl Incoming {
         let fits = |member: &Member| {
             matches!(
                 (set, member),
-                (PeerSet::Pods { .. }, Member::Address(_)) | (PeerSet::Endpoints { .. }, Member::Endpoint(..))
+                (PeerSet::Pods { .. }, Member::Address(_))
+                    | (PeerSet::Endpoints { .. }, Member::Endpoint(..))
             )
         };
         if !coming.members.iter().all(|(member, is_in)| !is_in || fits(member)) {
@@ -346,7 +357,9 @@ impl View<'_> {
                 }
                 Ok(())
             }
-            Change::Pod(key, pod) => self.all([Key::Profile(pod.profile)].into_iter(), || format!("pod {key}")),
+            Change::Pod(key, pod) => {
+                self.all([Key::Profile(pod.profile)].into_iter(), || format!("pod {key}"))
+            }
             _ => Ok(()),
         }
     }
