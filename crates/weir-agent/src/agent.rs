@@ -152,9 +152,9 @@ impl Agent {
         for (policy, problems) in deltas.policies {
             self.report(policy, problems.unwrap_or_default());
         }
-        let ours = deltas.slices.into_iter().filter(|delta| delta.node == self.node);
+        let ours = deltas.slices.into_iter().filter(|delta| *delta.node == *self.node);
         for delta in ours.collect::<Vec<_>>() {
-            self.change(&delta.changes);
+            self.change(delta.changes.iter());
         }
         self.metrics.events.inc_by(events as u64);
         tracing::debug!(events, took = ?started.elapsed(), "compiled");
@@ -188,15 +188,17 @@ impl Agent {
     }
 
     /// Takes changes of the slice.
-    fn change(&mut self, changes: &[Change]) {
+    fn change<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change, IntoIter: Clone>) {
+        let changes = changes.into_iter();
         let pods = |change: &Change| matches!(change, Change::Pod(..) | Change::PodGone(_));
-        self.attach |= changes.iter().any(pods);
+        self.attach |= changes.clone().any(pods);
         if let Some(revoker) = &mut self.revoker {
-            revoker.changes(self.planner.slice(), changes);
+            revoker.changes(self.planner.slice(), changes.clone());
         }
+        let count = changes.clone().count();
         self.planner.update(changes);
-        self.changed |= !changes.is_empty();
-        self.metrics.changes.inc_by(changes.len() as u64);
+        self.changed |= count > 0;
+        self.metrics.changes.inc_by(count as u64);
     }
 
     /// Takes the slice of an earlier run, if there is one. `installed`: the kernel has rules of that run, which

@@ -11,6 +11,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use weir_compiler::slice::NodeSlice;
 
+const PREFIX: &str = "weir_agent";
+
 /// All of them. Clones count together.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -36,8 +38,8 @@ pub struct Metrics {
     pub closed: Gauge,
     connected: Gauge,
     connects: Counter,
-    /// Conversations that ended, or did not begin.
-    pub connect_failures: Counter,
+    /// Conversations that broke, or did not begin.
+    pub connection_errors: Counter,
     /// Items that differed after a connect.
     pub resumed: Histogram,
     /// The last commit that the kernel holds.
@@ -74,7 +76,7 @@ impl Default for Metrics {
             closed: zero(),
             connected: zero(),
             connects: Counter::default(),
-            connect_failures: Counter::default(),
+            connection_errors: Counter::default(),
             resumed: Histogram::new([0.0].into_iter().chain(exponential_buckets(1.0, 10.0, 6))),
             version: zero(),
             disk_writes: Counter::default(),
@@ -88,7 +90,9 @@ impl Default for Metrics {
 impl Metrics {
     /// A registry with those that every agent has, and with those of controllers if it is a client of some.
     pub fn registry(&self, controller: bool) -> Registry {
-        let mut all = Registry::with_prefix("weir_agent");
+        let mut registry = Registry::default();
+        weir_health::build_info(&mut registry, PREFIX, env!("CARGO_PKG_VERSION"));
+        let all = registry.sub_registry_with_prefix(PREFIX);
         all.register("changes", "Changes of this node's slice", self.changes.clone());
         all.register("slice_pods", "Pods of this node in the slice", self.pods.clone());
         all.register("slice_policies", "Policies that select pods of this node", self.policies.clone());
@@ -114,8 +118,8 @@ impl Metrics {
                 "Controllers that were followed, one after the other",
                 self.connects.clone(),
             );
-            let help = "Attempts and conversations that ended";
-            all.register("connect_failures", help, self.connect_failures.clone());
+            let help = "Attempts to connect that failed, and connections that broke";
+            all.register("connection_errors", help, self.connection_errors.clone());
             all.register("resume_items", "Items that differed after a connect", self.resumed.clone());
             all.register(
                 "version",
@@ -130,8 +134,7 @@ impl Metrics {
         } else {
             all.register("events", "Events of Kubernetes objects", self.events.clone());
         }
-        weir_health::build_info(&mut all, env!("CARGO_PKG_VERSION"));
-        all
+        registry
     }
 
     /// The sizes of the slice, as it is now.

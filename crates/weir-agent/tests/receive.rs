@@ -16,7 +16,7 @@ use weir_compiler::ports::PortSet;
 use weir_compiler::selector::Selector;
 use weir_compiler::slice::{
     Action, Change, Direction, Entry, Member, NodeSlice, PeerSet, PeerSetId, PortSetId, Profile, ProfileId,
-    Rule, RuleId, Ruleset, RulesetId, SlicePod, Tier,
+    Rule, RuleId, Ruleset, RulesetId, SlicePod, SlicePolicy, SubjectId, Tier,
 };
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::Planner;
@@ -61,7 +61,7 @@ proptest! {
         let mut waiting: Vec<Vec<Change>> = Vec::new();
         for batch in batches {
             let deltas = compiler.apply(batch).slices;
-            waiting.extend(deltas.into_iter().filter(|d| d.node == NODE).map(|d| d.changes));
+            waiting.extend(deltas.into_iter().filter(|d| *d.node == *NODE).map(|d| d.changes.iter().cloned().collect()));
             let slice = compiler.slice(NODE);
             history.push(slice.clone());
             let (sent, known) = match dice.throw(5) {
@@ -139,6 +139,7 @@ fn address(last: u8) -> Member {
 /// A pod that one policy isolates, with one rule for one set of peers.
 fn small() -> Vec<Change> {
     let id = |byte| [byte; 16];
+    let subject = SubjectId::from_bytes(id(6));
     let ports = PortSetId::from_bytes(id(2));
     let rule = Rule { action: Action::Accept, peers: Some(vec![PeerSetId::from_bytes(id(1))]), ports };
     let entry = Entry { tier: Tier::NetworkPolicy, priority: 0, rule: RuleId::from_bytes(id(3)) };
@@ -146,7 +147,7 @@ fn small() -> Vec<Change> {
     let profile = Profile {
         ingress: Some(RulesetId::from_bytes(id(4))),
         egress: None,
-        policies: vec![ObjectKey::new("a", "x")],
+        subjects: vec![subject],
     };
     let pod = SlicePod {
         addresses: vec![[10, 0, 0, 1].into()],
@@ -158,7 +159,7 @@ fn small() -> Vec<Change> {
         Change::PortSet(ports, PortSet::Any),
         Change::Rule(RuleId::from_bytes(id(3)), rule),
         Change::Ruleset(RulesetId::from_bytes(id(4)), ruleset),
-        Change::Policy(ObjectKey::new("a", "x"), Default::default()),
+        Change::Policy(ObjectKey::new("a", "x"), SlicePolicy { subject, clauses: Default::default() }),
         Change::Profile(ProfileId::from_bytes(id(5)), profile),
         Change::Pod(ObjectKey::new("a", "p"), pod),
     ]
@@ -174,7 +175,8 @@ fn held() -> NodeSlice {
 fn references_to_what_is_not_there_are_refused() {
     let empty = NodeSlice::default();
     assert_eq!(receive(&empty, &encoded(&small()), None).unwrap().len(), 7);
-    for without in 0..6 {
+    // a policy explains, and nothing refers to it
+    for without in [0, 1, 2, 3, 5] {
         let mut some = small();
         some.remove(without);
         let refused = receive(&empty, &encoded(&some), None);

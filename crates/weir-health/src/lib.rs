@@ -19,11 +19,12 @@ pub use state::Health;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-/// Adds `build_info`, after the registry's prefix, which says the version of a program.
-pub fn build_info(registry: &mut Registry, version: &'static str) {
+/// Adds `PREFIX_build_info`, which says the version of a program.
+pub fn build_info(registry: &mut Registry, prefix: &str, version: &'static str) {
+    let labels = vec![("version", version)];
     registry.register(
-        "build",
+        format!("{prefix}_build"),
         "The version of this program, as a label",
-        Info::new(vec![("version", version)]),
+        Info::new(labels),
     );
 }

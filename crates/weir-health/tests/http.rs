@@ -17,10 +17,10 @@ struct Server {
 }
 
 async fn server(patience: Duration) -> Server {
-    let mut registry = Registry::with_prefix("weir_test");
+    let mut registry = Registry::default();
     let counter = Counter::default();
-    registry.register("events", "Events", counter.clone());
-    build_info(&mut registry, "1.2.3");
+    registry.register("weir_test_events", "Events", counter.clone());
+    build_info(&mut registry, "weir_test", "1.2.3");
     let health = Health::new(patience);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

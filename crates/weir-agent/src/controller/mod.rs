@@ -137,13 +137,19 @@ async fn run(
         }
         let (pause, first) = backoff.error(Instant::now());
         let at = at.map(|at| format!(" {at}")).unwrap_or_default();
-        let ended = with_sources(&ended);
-        if first {
-            tracing::warn!("controller{at}: {ended}; what is in force stays, trying again");
-        } else {
-            tracing::debug!("controller{at}: {ended}; next attempt in {pause:?}");
+        match ended {
+            // it stops, or wants to see a new token
+            Ended::Closed if first => tracing::info!("controller{at}: {ended}; going to the next"),
+            ended => {
+                metrics.connection_errors.inc();
+                let ended = with_sources(&ended);
+                if first {
+                    tracing::warn!("controller{at}: {ended}; what is in force stays, trying again");
+                } else {
+                    tracing::debug!("controller{at}: {ended}; next attempt in {pause:?}");
+                }
+            }
         }
-        metrics.connect_failures.inc();
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = told.closed() => return,

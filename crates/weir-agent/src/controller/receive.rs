@@ -315,7 +315,7 @@ impl View<'_> {
                 self.still(Key::Ruleset(*id), || Change::Ruleset(*id, ruleset.clone()))?;
             }
         }
-        if self.goes(|key| matches!(key, Key::Ruleset(_) | Key::Policy(_))) {
+        if self.goes(|key| matches!(key, Key::Ruleset(_))) {
             for (id, profile) in &slice.profiles {
                 self.still(Key::Profile(*id), || Change::Profile(*id, profile.clone()))?;
             }
@@ -345,8 +345,7 @@ impl View<'_> {
             }
             Change::Profile(id, profile) => {
                 let rulesets = [profile.ingress, profile.egress].into_iter().flatten().map(Key::Ruleset);
-                let policies = profile.policies.iter().cloned().map(Key::Policy);
-                self.all(rulesets.chain(policies), || format!("{id:?}"))?;
+                self.all(rulesets, || format!("{id:?}"))?;
                 for direction in Direction::BOTH {
                     if let Some(ruleset) = profile.ruleset(direction)
                         && self.direction(ruleset) != Some(direction)
@@ -382,8 +381,7 @@ impl View<'_> {
 
 fn dangling(what: String, to: Key) -> Refused {
     let to = match to {
-        Key::Policy(key) => format!("NetworkPolicy {key}"),
-        Key::Pod(key) => format!("pod {key}"),
+        Key::Policy(key) | Key::Pod(key) => key.to_string(),
         Key::PeerSet(id) => format!("{id:?}"),
         Key::PortSet(id) => format!("{id:?}"),
         Key::Rule(id) => format!("{id:?}"),

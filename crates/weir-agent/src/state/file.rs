@@ -83,18 +83,13 @@ pub fn encode(header: &Header, slice: &NodeSlice) -> Vec<u8> {
         let members: Vec<Member> = state.members.iter().copied().collect();
         weir_proto::members(*id, true, &members, &[]).iter().for_each(|encoded| put(encoded));
     }
-    let rest = NodeSlice {
-        pods: slice.pods.clone(),
-        profiles: slice.profiles.clone(),
-        policies: slice.policies.clone(),
-        rulesets: slice.rulesets.clone(),
-        rules: slice.rules.clone(),
-        port_sets: slice.port_sets.clone(),
-        peer_sets: Default::default(),
-    };
-    for change in rest.changes() {
-        put(&weir_proto::change(&change));
-    }
+    let mut put = |change: Change| put(&weir_proto::change(&change));
+    slice.port_sets.iter().for_each(|(id, ports)| put(Change::PortSet(*id, ports.clone())));
+    slice.rules.iter().for_each(|(id, rule)| put(Change::Rule(*id, rule.clone())));
+    slice.rulesets.iter().for_each(|(id, ruleset)| put(Change::Ruleset(*id, ruleset.clone())));
+    slice.policies.iter().for_each(|(key, policy)| put(Change::Policy(key.clone(), policy.clone())));
+    slice.profiles.iter().for_each(|(id, profile)| put(Change::Profile(*id, profile.clone())));
+    slice.pods.iter().for_each(|(key, pod)| put(Change::Pod(key.clone(), pod.clone())));
     out
 }
 

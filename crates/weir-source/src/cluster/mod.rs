@@ -66,7 +66,12 @@ pub enum Error {
 /// # Errors
 /// The kubeconfig or the service account cannot be used.
 pub async fn watch(options: Options, updates: Sender<Update>) -> Result<(), Error> {
-    let client = connect(options).await?;
+    watch_with(connect(options).await?, updates).await;
+    Ok(())
+}
+
+/// The same, with a client that is there already.
+pub async fn watch_with(client: Client, updates: Sender<Update>) {
     let (sender, mut steps) = channel(STEPS);
     let mut followers = JoinSet::new();
     followers.spawn(follow::follow(Api::<lean::Namespace>::all(client.clone()), sender.clone()));
@@ -80,21 +85,21 @@ pub async fn watch(options: Options, updates: Sender<Update>) -> Result<(), Erro
             // What is queued goes into the same batch, but no more is waited for.
             biased;
             permit = updates.reserve(), if differ.has_news() => {
-                let Ok(permit) = permit else { return Ok(()) };
+                let Ok(permit) = permit else { return };
                 let (events, synced) = differ.take();
                 permit.send(Update::Batch { events, synced });
             }
             count = steps.recv_many(&mut buffer, STEPS) => {
                 if count == 0 {
-                    return Ok(());
+                    return;
                 }
                 for problem in buffer.drain(..).filter_map(|step| apply(&mut differ, step)) {
                     if updates.send(Update::Problem(problem)).await.is_err() {
-                        return Ok(());
+                        return;
                     }
                 }
             }
-            () = updates.closed() => return Ok(()),
+            () = updates.closed() => return,
         }
     }
 }
@@ -110,7 +115,11 @@ fn apply(differ: &mut Differ, step: Step) -> Option<Problem> {
     None
 }
 
-async fn connect(options: Options) -> Result<Client, Error> {
+/// A client for a cluster.
+///
+/// # Errors
+/// The kubeconfig or the service account cannot be used.
+pub async fn connect(options: Options) -> Result<Client, Error> {
     let path = options.kubeconfig.clone();
     let wrong = |source| Error::Kubeconfig { path: path.clone(), reason: Box::new(source) };
     let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
