@@ -169,7 +169,12 @@ impl Agent {
                 let _ = reply.send(items);
             }
             Told::Commit(commit) => self.commit(commit),
-            Told::Lost => self.commit = None,
+            Told::Lost { why } => {
+                self.commit = None;
+                if !self.complete {
+                    self.health.not_ready(SLICE, format!("what is to be enforced is not known yet; {why}"));
+                }
+            }
         }
     }
 
