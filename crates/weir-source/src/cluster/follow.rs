@@ -10,8 +10,8 @@ use kube::{Api, core::Status};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Sender;
 
-use super::backoff::Backoff;
 use super::lean::Lean;
+use crate::backoff::Backoff;
 use crate::convert::Outcome;
 use crate::{Id, Kind};
 
