@@ -1,5 +1,8 @@
 //! What the agent knows between two turns of its loop, and what a turn does.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 

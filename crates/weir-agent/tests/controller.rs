@@ -199,7 +199,7 @@ fn nobody_is_believed_who_does_not_prove_what_he_says() {
 
 fn welcome() -> What {
     let (version, node) = ("0".to_owned(), "n1".to_owned());
-    What::Welcome(Welcome { protocol: PROTOCOL, version, node, digest_key: vec![1; 32].into() })
+    What::Welcome(Welcome { protocol: PROTOCOL, version, node, digest_key: vec![1; 32] })
 }
 
 fn changes(change: Vec<Vec<u8>>) -> What {
@@ -225,7 +225,7 @@ fn a_controller_that_breaks_the_protocol_is_left_and_nothing_of_it_is_kept() {
         ("for node n2", vec![other(|welcome| welcome.node = "n2".into())]),
         ("protocol that this agent does not know", vec![other(|welcome| welcome.protocol = PROTOCOL + 1)]),
         ("protocol that this agent does not know", vec![other(|welcome| welcome.protocol = 0)]),
-        ("no key of 32 bytes", vec![other(|welcome| welcome.digest_key = vec![1; 31].into())]),
+        ("no key of 32 bytes", vec![other(|welcome| welcome.digest_key = vec![1; 31])]),
         ("welcome twice", vec![welcome(), welcome()]),
         ("after the first commit", vec![welcome(), mark(1), What::Ask(Ask { parts: vec![0] })]),
         ("which is not there", vec![welcome(), changes(dangling), mark(1)]),

@@ -40,7 +40,7 @@ fn read(yaml: &str) -> (Objects, Vec<Event>) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("objects.yaml");
     std::fs::write(&file, yaml).unwrap();
-    let loaded = weir_source::manifests::read(&[file.clone()]);
+    let loaded = weir_source::manifests::read(std::slice::from_ref(&file));
     assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
     (Objects::read(&[file]).unwrap().0, loaded.events)
 }
@@ -85,7 +85,11 @@ impl Node {
         let options = self.trust.options(controllers);
         let mut command = Command::new(env!("CARGO_BIN_EXE_weir-agent"));
         command.args(["--node", "n1", "--mid-stream-grace", "0", "--metrics-listen", METRICS]).args(more);
-        command.arg("--state-dir").arg(self.state()).arg("--cni-results").arg(self.folder.path().join("none"));
+        command
+            .arg("--state-dir")
+            .arg(self.state())
+            .arg("--cni-results")
+            .arg(self.folder.path().join("none"));
         command.arg("--controller-ca").arg(options.ca).arg("--token-file").arg(options.token);
         let controllers: Vec<String> = controllers.iter().map(SocketAddr::to_string).collect();
         command.env("WEIR_CONTROLLER", controllers.join(",")).env("NO_COLOR", "1").env("RUST_LOG", "info");
@@ -252,6 +256,34 @@ fn without_controllers_and_without_agent_policies_stay_in_force() {
     node.soon("not ready", |node| node.get("/readyz").1.starts_with("slice: "));
     assert!(node.state().join("slice.damaged").exists());
     assert!(pods.judged());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_controller_that_is_gone_without_a_word_is_left() {
+    let mut node = Node::new(PodLinks::Routed);
+    let events = read(CLUSTER).1;
+    let one = node.controller("127.0.0.1:0", 1, events.clone());
+    let two = node.controller("127.0.0.1:0", 2, events);
+    node.start(&[one.address, two.address], &[]);
+    node.ready();
+    // of the one that is followed nothing arrives any more, not even that it is gone
+    node.nft("add table inet silence");
+    node.nft("add chain inet silence input { type filter hook input priority 0; }");
+    let silence = |address: SocketAddr| {
+        let port = address.port();
+        node.nft(&format!("add rule inet silence input tcp sport {port} drop"));
+        node.nft(&format!("add rule inet silence input tcp dport {port} drop"));
+    };
+    silence(one.address);
+    one.apply(read(OPEN).1);
+    two.apply(read(OPEN).1);
+    let pods = Pods::of(&node);
+    node.soon("the other one is followed", |_| passes(&pods.stranger, &pods.web));
+    node.nft("flush chain inet silence input");
+    silence(two.address);
+    one.apply(read(CLUSTER).1);
+    node.soon("the first one is followed again", |_| !passes(&pods.stranger, &pods.web));
 }
 
 /// The file of another run of the kernel.

@@ -26,7 +26,8 @@ fn exposed(controller: bool) -> BTreeSet<(String, String)> {
 
 #[test]
 fn the_table_has_every_metric() {
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md")).unwrap();
+    let page =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md")).unwrap();
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `weir_agent_"));
     let documented: BTreeSet<(String, String)> = rows
         .map(|row| {
@@ -45,7 +46,8 @@ fn contact_is_counted_from_when_it_was_lost() {
     let seconds = || {
         let mut text = String::new();
         encode(&mut text, &metrics.registry(true)).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix("weir_agent_last_contact_seconds ")).unwrap();
+        let line =
+            text.lines().find_map(|line| line.strip_prefix("weir_agent_last_contact_seconds ")).unwrap();
         line.parse::<f64>().unwrap()
     };
     assert!(seconds() > 0.0);
