@@ -1,7 +1,7 @@
 //! Watches of an API server.
 //!
 //! ```text
-//!   namespaces ─┐ follow: streamed list (or paged), then watch; backs off from errors
+//!   namespaces ─┐ follow: streamed list (or paged), then watches; backs off from errors
 //!   pods ───────┼──> steps ──> Differ ──> Update::Batch
 //!   policies ───┘       └──> Update::Problem
 //! ```
@@ -67,7 +67,13 @@ pub enum Error {
 /// # Errors
 /// The kubeconfig or the service account cannot be used.
 pub async fn watch(options: Options, updates: Sender<Update>) -> Result<(), Error> {
-    let client = connect(options).await?;
+    follow(connect(options).await?, updates).await;
+    Ok(())
+}
+
+/// The same with a client that is there already. Its reads must not be timed out in a shorter time than a watch
+/// may be silent.
+pub async fn follow(client: Client, updates: Sender<Update>) {
     let (sender, mut steps) = channel(STEPS);
     let mut followers = JoinSet::new();
     followers.spawn(follow::follow(Api::<lean::Namespace>::all(client.clone()), sender.clone()));
@@ -81,21 +87,21 @@ pub async fn watch(options: Options, updates: Sender<Update>) -> Result<(), Erro
             // What is queued goes into the same batch, but no more is waited for.
             biased;
             permit = updates.reserve(), if differ.has_news() => {
-                let Ok(permit) = permit else { return Ok(()) };
+                let Ok(permit) = permit else { return };
                 let (events, synced) = differ.take();
                 permit.send(Update::Batch { events, synced });
             }
             count = steps.recv_many(&mut buffer, STEPS) => {
                 if count == 0 {
-                    return Ok(());
+                    return;
                 }
                 for problem in buffer.drain(..).filter_map(|step| apply(&mut differ, step)) {
                     if updates.send(Update::Problem(problem)).await.is_err() {
-                        return Ok(());
+                        return;
                     }
                 }
             }
-            () = updates.closed() => return Ok(()),
+            () = updates.closed() => return,
         }
     }
 }
