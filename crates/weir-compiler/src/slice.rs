@@ -297,6 +297,21 @@ pub struct NodeSlice {
 }
 
 impl NodeSlice {
+    /// All of it, as changes of an empty one.
+    pub fn changes(&self) -> Vec<Change> {
+        let sets = self.peer_sets.iter().map(|(id, state)| {
+            Change::PeerSet(*id, state.set.clone(), state.members.iter().copied().collect())
+        });
+        let mut all: Vec<Change> = sets.collect();
+        all.extend(self.port_sets.iter().map(|(id, ports)| Change::PortSet(*id, ports.clone())));
+        all.extend(self.rules.iter().map(|(id, rule)| Change::Rule(*id, rule.clone())));
+        all.extend(self.rulesets.iter().map(|(id, ruleset)| Change::Ruleset(*id, ruleset.clone())));
+        all.extend(self.policies.iter().map(|(key, clauses)| Change::Policy(key.clone(), clauses.clone())));
+        all.extend(self.profiles.iter().map(|(id, profile)| Change::Profile(*id, profile.clone())));
+        all.extend(self.pods.iter().map(|(key, pod)| Change::Pod(key.clone(), pod.clone())));
+        all
+    }
+
     /// Carries out changes, in their order.
     ///
     /// # Panics

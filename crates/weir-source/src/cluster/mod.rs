@@ -67,13 +67,12 @@ pub enum Error {
 /// # Errors
 /// The kubeconfig or the service account cannot be used.
 pub async fn watch(options: Options, updates: Sender<Update>) -> Result<(), Error> {
-    follow(connect(options).await?, updates).await;
+    watch_with(connect(options).await?, updates).await;
     Ok(())
 }
 
-/// The same with a client that is there already. Its reads must not be timed out in a shorter time than a watch
-/// may be silent.
-pub async fn follow(client: Client, updates: Sender<Update>) {
+/// The same, with a client that is there already. Its reads must not time out before a watch may be silent (140 s).
+pub async fn watch_with(client: Client, updates: Sender<Update>) {
     let (sender, mut steps) = channel(STEPS);
     let mut followers = JoinSet::new();
     followers.spawn(follow::follow(Api::<lean::Namespace>::all(client.clone()), sender.clone()));
@@ -117,7 +116,11 @@ fn apply(differ: &mut Differ, step: Step) -> Option<Problem> {
     None
 }
 
-async fn connect(options: Options) -> Result<Client, Error> {
+/// A client for a cluster.
+///
+/// # Errors
+/// The kubeconfig or the service account cannot be used.
+pub async fn connect(options: Options) -> Result<Client, Error> {
     let path = options.kubeconfig.clone();
     let wrong = |source| Error::Kubeconfig { path: path.clone(), reason: Box::new(source) };
     let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();

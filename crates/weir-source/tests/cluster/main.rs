@@ -27,7 +27,7 @@ struct Client {
 impl Client {
     fn new(server: &Server) -> Self {
         let (sender, updates) = mpsc::channel(16);
-        tokio::spawn(cluster::follow(server.client(), sender));
+        tokio::spawn(cluster::watch_with(server.client(), sender));
         Client {
             server: server.clone(),
             updates,

@@ -1,0 +1,210 @@
+//! The hub's thread: changes of objects first, then what agents ask for, one at a time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tonic::Status;
+use weir_compiler::object::{Event, ObjectKey};
+use weir_compiler::policy::Problem;
+use weir_health::Health;
+use weir_proto::pb::Ack;
+use weir_source::Update;
+
+use crate::hub::Hub;
+use crate::metrics::Metrics;
+use crate::outbox::Outbox;
+use crate::serve::Call;
+
+/// So many updates of the source become one batch at most.
+const BATCH: usize = 4096;
+/// How often what is counted in the hub is told.
+const TELL: Duration = Duration::from_secs(5);
+
+/// What the thread needs.
+pub struct Driver {
+    /// The hub.
+    pub hub: Hub,
+    /// Objects, and when they were heard of.
+    pub updates: mpsc::Receiver<(Instant, Update)>,
+    /// Agents.
+    pub calls: mpsc::Receiver<Call>,
+    /// To be set when all objects are known.
+    pub synced: Arc<AtomicBool>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Where agents' pods are.
+    pub namespace: String,
+    /// To be told that this thread turns, and that all objects are known.
+    pub health: Health,
+}
+
+struct Driven {
+    driver: Driver,
+    outboxes: HashMap<usize, (String, Arc<Outbox>)>,
+    /// Pods of our namespace with a node: their UID, and the node.
+    pods: HashMap<ObjectKey, (String, String)>,
+    problems: BTreeMap<ObjectKey, Vec<Problem>>,
+    /// What agents said last of policies that their kernels refuse, by node.
+    refused: HashMap<String, Vec<String>>,
+}
+
+impl Driver {
+    /// Runs until the source or all agents' ends are gone.
+    pub async fn run(self) {
+        let mut driven = Driven {
+            driver: self,
+            outboxes: HashMap::new(),
+            pods: HashMap::new(),
+            problems: BTreeMap::new(),
+            refused: HashMap::new(),
+        };
+        let mut tell = tokio::time::interval(TELL);
+        tell.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                update = driven.driver.updates.recv() => {
+                    let Some(update) = update else { return };
+                    driven.updates(update);
+                }
+                call = driven.driver.calls.recv() => {
+                    let Some(call) = call else { return };
+                    driven.call(call);
+                }
+                _ = tell.tick() => driven.driver.metrics.hub(&driven.driver.hub),
+            }
+            driven.driver.health.beat();
+        }
+    }
+}
+
+impl Driven {
+    fn updates(&mut self, first: (Instant, Update)) {
+        let since = first.0;
+        let mut events = Vec::new();
+        let mut synced = false;
+        let mut next = Some(first.1);
+        let mut taken = 0;
+        while let Some(update) = next {
+            match update {
+                Update::Batch { events: more, synced: done } => {
+                    more.iter().for_each(|event| self.look(event));
+                    events.extend(more);
+                    synced |= done;
+                }
+                Update::Problem(problem) => tracing::warn!("{problem}"),
+            }
+            taken += 1;
+            next = if taken < BATCH {
+                self.driver.updates.try_recv().ok().map(|(_, update)| update)
+            } else {
+                None
+            };
+        }
+        let (count, started) = (events.len(), Instant::now());
+        let policies = self.driver.hub.apply(events, since);
+        let took = started.elapsed();
+        self.driver.metrics.compiled(took);
+        tracing::debug!(events = count, ?took, "compiled");
+        policies.into_iter().for_each(|(policy, problems)| self.report(policy, problems.unwrap_or_default()));
+        if synced && !self.driver.synced.swap(true, Ordering::AcqRel) {
+            self.driver.health.ready("objects");
+            let counts = self.driver.hub.compiler().counts();
+            tracing::info!(
+                pods = counts.pods,
+                policies = counts.policies,
+                "all objects are known; agents are served"
+            );
+        }
+    }
+
+    /// What is to be remembered of an event beside what the compiler does.
+    fn look(&mut self, event: &Event) {
+        self.driver.metrics.event(match event {
+            Event::Namespace(_) | Event::NamespaceGone(_) => "namespace",
+            Event::Pod(_) | Event::PodGone(_) => "pod",
+            Event::Policy(_) | Event::PolicyGone(_) => "policy",
+        });
+        match event {
+            Event::Pod(pod) if pod.key.namespace == self.driver.namespace => {
+                if let Some(node) = &pod.node {
+                    self.pods.insert(pod.key.clone(), (pod.uid.clone(), node.clone()));
+                }
+            }
+            Event::PodGone(key) => drop(self.pods.remove(key)),
+            _ => {}
+        }
+    }
+
+    fn call(&mut self, call: Call) {
+        let hub = &mut self.driver.hub;
+        match call {
+            Call::Join { node, have, outbox, number } => {
+                let (session, joined) = hub.join(&node, have, outbox.clone());
+                self.driver.metrics.joined(joined);
+                tracing::debug!(node, ?joined, "joined");
+                if number.send(session).is_err() {
+                    hub.leave(session);
+                } else {
+                    self.outboxes.insert(session, (node, outbox));
+                }
+            }
+            Call::Holdings(session, held) => {
+                let (sent, forgotten) = hub.holdings(session, &held);
+                self.driver.metrics.resent(sent + forgotten);
+                tracing::debug!(session, sent, forgotten, "resumed");
+            }
+            Call::Ack(session, ack) => self.acknowledged(session, ack),
+            Call::Leave(session) => {
+                hub.leave(session);
+                self.outboxes.remove(&session);
+            }
+            Call::NodeOf(uid, reply) => {
+                let node = self.pods.values().find(|(pod, _)| *pod == uid).map(|(_, node)| node.clone());
+                // who asked may have gone
+                let _ = reply.send(node);
+            }
+            Call::End(done) => {
+                for (_, outbox) in hub.sessions() {
+                    outbox.end(Status::unavailable("this controller is going away"));
+                }
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn acknowledged(&mut self, session: usize, ack: Ack) {
+        let Some((node, outbox)) = self.outboxes.get(&session) else { return };
+        for took in outbox.acknowledged(ack.version, Instant::now()) {
+            self.driver.metrics.enforced(took);
+        }
+        let problem =
+            |p: weir_proto::pb::Problem| format!("{} {}/{}: {}", p.kind, p.namespace, p.name, p.reason);
+        let problems: Vec<String> = ack.problems.into_iter().map(problem).collect();
+        let before = self.refused.remove(node).unwrap_or_default();
+        for new in problems.iter().filter(|new| !before.contains(new)) {
+            tracing::warn!(node, "{new}");
+        }
+        if !problems.is_empty() {
+            self.refused.insert(node.clone(), problems);
+        }
+    }
+
+    fn report(&mut self, policy: ObjectKey, problems: Vec<Problem>) {
+        if problems.is_empty() {
+            if self.problems.remove(&policy).is_some() {
+                tracing::info!("NetworkPolicy {policy} has no problems any more");
+            }
+            return;
+        }
+        if self.problems.get(&policy) != Some(&problems) {
+            for problem in &problems {
+                tracing::warn!("NetworkPolicy {policy} cannot be enforced as written: {problem}");
+            }
+            self.problems.insert(policy, problems);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! `weir-controller`: compiles NetworkPolicies for all nodes, and serves each agent its slice.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+use weir_controller::run::{self, Certificates, Options};
+
+/// Compiles NetworkPolicies for all nodes, and serves each agent its slice.
+///
+/// Any number of controllers may run; agents use any of them. RUST_LOG sets what is logged (default: info).
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// Where agents connect to (gRPC over TLS).
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:9443")]
+    listen: SocketAddr,
+    /// Where /metrics, /healthz and /readyz are (plain HTTP).
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:9440")]
+    metrics_listen: SocketAddr,
+    /// The namespace of the controllers, their Service, and the agents.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "weir-system")]
+    namespace: String,
+    /// The controllers' Service; agents expect a certificate for SERVICE.NAMESPACE.svc.
+    #[arg(long, value_name = "NAME", default_value = "weir-controller")]
+    service: String,
+    /// The agents' service account.
+    #[arg(long, value_name = "NAME", default_value = "weir-agent")]
+    agent_service_account: String,
+    /// The audience that the agents' tokens must be for.
+    #[arg(long, default_value = weir_proto::AUDIENCE)]
+    audience: String,
+    /// The Secret in which the controllers keep the authority that they make.
+    #[arg(long, value_name = "NAME", default_value = "weir-ca")]
+    ca_secret: String,
+    /// The ConfigMap in which they publish it (ca.crt).
+    #[arg(long, value_name = "NAME", default_value = "weir-ca")]
+    ca_configmap: String,
+    /// A certificate (PEM) to use instead. Read again when it changes.
+    #[arg(long, value_name = "FILE", requires = "tls_key", conflicts_with_all = ["ca_secret", "ca_configmap"])]
+    tls_cert: Option<PathBuf>,
+    /// Its key (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// The cluster of this file. Without it: the pod's service account, or kubectl's configuration.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig other than the current one.
+    #[arg(long)]
+    context: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    let cli = Cli::parse();
+    let certificates = match (cli.tls_cert, cli.tls_key) {
+        (Some(certificate), Some(key)) => Certificates::Mounted { certificate, key },
+        _ => Certificates::Own { secret: cli.ca_secret, config_map: cli.ca_configmap },
+    };
+    let options = Options {
+        listen: cli.listen,
+        metrics_listen: cli.metrics_listen,
+        namespace: cli.namespace,
+        service: cli.service,
+        agent_service_account: cli.agent_service_account,
+        audience: cli.audience,
+        certificates,
+        cluster: weir_source::cluster::Options { kubeconfig: cli.kubeconfig, context: cli.context },
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(run::run(options)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weir-controller: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
