@@ -17,6 +17,7 @@ pub mod backend;
 pub mod bridge;
 pub mod bypass;
 pub mod enforce;
+pub mod host;
 pub mod kernel;
 pub mod links;
 pub mod ports;
