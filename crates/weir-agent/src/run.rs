@@ -264,7 +264,7 @@ impl Agent {
         for (policy, problems) in deltas.policies {
             self.report(policy, problems.unwrap_or_default());
         }
-        for delta in deltas.slices.iter().filter(|d| d.node == self.node) {
+        for delta in deltas.slices.iter().filter(|d| *d.node == *self.node) {
             let pods = |change: &Change| matches!(change, Change::Pod(..) | Change::PodGone(_));
             self.attach |= delta.changes.iter().any(pods);
             if let Some(revoker) = &mut self.revoker {

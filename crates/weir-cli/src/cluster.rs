@@ -258,7 +258,7 @@ impl Cluster {
         let mut notes = Vec::new();
         let stand_ins: Vec<&PodState> = self.pods.values().filter(|p| p.stand_in).collect();
         let chooses =
-            |ip: &IpAddr| self.slice.policies.values().flat_map(|c| blocks(c)).any(|b| is_choice(b, *ip));
+            |ip: &IpAddr| self.slice.policies.values().flat_map(|p| blocks(&p.clauses)).any(|b| is_choice(b, *ip));
         // stand-ins are all of the same families
         if stand_ins.first().is_some_and(|p| p.addresses.iter().any(chooses)) {
             notes.push(format!(

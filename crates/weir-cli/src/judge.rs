@@ -165,7 +165,7 @@ impl<'a> Pair<'a> {
     fn has_blocks(&self, subject: &PodState, direction: Direction) -> bool {
         let slice = &self.cluster.slice;
         let Some(pod) = slice.pods.get(&subject.pod.key) else { return false };
-        let policies = slice.profiles[&pod.profile].policies.iter();
+        let policies = slice.policies_of(&slice.profiles[&pod.profile]).into_iter();
         let rules = policies.filter_map(|key| slice.policies[key].rules(direction)).flatten();
         rules.flat_map(|rule| rule.peers.iter().flatten()).any(|peer| match peer {
             PeerClause::Cidrs(set) => self.addresses.iter().any(|(a, _)| is_choice(set, *a)),

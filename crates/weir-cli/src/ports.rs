@@ -46,8 +46,8 @@ pub(crate) fn all_ranges(pair: &Pair<'_>) -> Vec<Range> {
         for direction in Direction::BOTH {
             let slice = &pair.cluster.slice;
             let Some(pod) = slice.pods.get(&pair.subject(direction).pod.key) else { continue };
-            for policy in &slice.profiles[&pod.profile].policies {
-                for clause in port_clauses(&slice.policies[policy], direction) {
+            for policy in slice.policies_of(&slice.profiles[&pod.profile]) {
+                for clause in port_clauses(&slice.policies[policy].clauses, direction) {
                     if let PortClause::Range(p, first, last) = clause
                         && *p == protocol
                     {

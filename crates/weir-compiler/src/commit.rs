@@ -12,7 +12,7 @@ use hashbrown::{HashMap, HashSet};
 use crate::compiler::{Compiler, Scope};
 use crate::graph::{Content, Vertex};
 use crate::object::ObjectKey;
-use crate::slice::{Change, Member, PeerSetId, PortSetId, RuleId, RulesetId, SliceDelta, SlicePod};
+use crate::slice::{Change, Changes, Member, PeerSetId, PortSetId, RuleId, RulesetId, SliceDelta, SlicePod};
 
 /// What is in a node's slice, counted.
 #[derive(Debug, Default)]
@@ -78,12 +78,12 @@ impl Compiler {
         let mut policies: Vec<ObjectKey> = std::mem::take(&mut self.dirty_policies).into_iter().collect();
         policies.sort_unstable();
         for key in policies {
-            let Some(policy) = self.policies.get(&key) else { continue };
+            if !self.policies.contains_key(&key) { continue };
             for (node, state) in &self.nodes {
                 if state.policies.contains_key(&key) {
                     let draft = drafts.entry(node.clone()).or_default();
                     if !draft.fresh_policies.contains(&key) {
-                        draft.policies.push(Change::Policy(key.clone(), policy.read.clauses.clone()));
+                        draft.policies.push(self.policy_change(&key));
                     }
                 }
             }
@@ -113,9 +113,19 @@ impl Compiler {
         self.peer_sets.bury(dead, &mut self.population);
         self.nodes.retain(|_, n| !n.pods.is_empty());
 
-        let finished =
-            drafts.into_iter().map(|(node, d)| SliceDelta { node: node.to_string(), changes: d.finish() });
-        finished.filter(|d| !d.changes.is_empty()).collect()
+        let mut table = Vec::new();
+        let mut places = Vec::new();
+        for (node, draft) in drafts {
+            let start = table.len() as u32;
+            table.extend(draft.finish());
+            let end = table.len() as u32;
+            if start < end {
+                places.push((node, start..end));
+            }
+        }
+        let table = Arc::new(table);
+        let delta = |(node, place)| SliceDelta { node, changes: Changes::new(table.clone(), vec![place]) };
+        places.into_iter().map(delta).collect()
     }
 
     /// Puts a pod where it belongs now: `left` are the profiles that it no longer has somewhere.
@@ -184,16 +194,16 @@ impl Compiler {
 
     /// Puts a profile, and all that it reaches, into a node's slice.
     fn hold_profile(&mut self, node: &Arc<str>, id: usize, draft: &mut Draft) {
-        let profile = &self.profiles[id];
-        let state = self.nodes.entry(node.clone()).or_default();
-        for key in &profile.content.policies {
+        for key in self.profiles[id].policies.clone() {
+            let state = self.nodes.entry(node.clone()).or_default();
             let count = state.policies.entry(key.clone()).or_insert(0);
             *count += 1;
             if *count == 1 {
                 draft.fresh_policies.insert(key.clone());
-                draft.policies.push(Change::Policy(key.clone(), self.policies[key].read.clauses.clone()));
+                draft.policies.push(self.policy_change(&key));
             }
         }
+        let profile = &self.profiles[id];
         for ruleset in profile.rulesets.clone() {
             self.hold_vertex(node, ruleset, draft);
         }
@@ -273,7 +283,7 @@ impl Compiler {
     }
 
     fn held_by(&self, id: usize) -> (Vec<Vertex>, Vec<ObjectKey>) {
-        (self.profiles[id].rulesets.clone(), self.profiles[id].content.policies.clone())
+        (self.profiles[id].rulesets.clone(), self.profiles[id].policies.clone())
     }
 
     fn member_changes(&mut self, drafts: &mut BTreeMap<Arc<str>, Draft>) {

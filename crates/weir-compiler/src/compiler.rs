@@ -13,7 +13,7 @@ use crate::policy::{NAMESPACE_NAME_LABEL, Problem, ReadPolicy};
 use crate::population::Population;
 use crate::profiles::ProfileState;
 use crate::selector::Selector;
-use crate::slice::{Change, NodeSlice, ProfileId, SliceDelta};
+use crate::slice::{Change, Changes, NodeSlice, ProfileId, SliceDelta, SlicePolicy, SubjectId};
 
 /// For which nodes slices are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,8 +104,7 @@ impl Compiler {
         let mut draft = Draft::default();
         if let Some((name, state)) = self.nodes.get_key_value(node) {
             for key in state.policies.keys() {
-                let clauses = self.policies[key].read.clauses.clone();
-                draft.policies.push(Change::Policy(key.clone(), clauses));
+                draft.policies.push(self.policy_change(key));
             }
             let mut seen = HashSet::new();
             for (_, profile) in self.profiles.iter().filter(|(_, p)| p.nodes.contains_key(name)) {
@@ -116,7 +115,15 @@ impl Compiler {
             }
             draft.pods = state.pods.iter().map(|(k, (p, _))| Change::Pod(k.clone(), p.clone())).collect();
         }
-        SliceDelta { node: node.to_owned(), changes: draft.finish() }
+        let changes = draft.finish();
+        let all = 0..u32::try_from(changes.len()).expect("changes are counted in 32 bits");
+        SliceDelta { node: node.into(), changes: Changes::new(Arc::new(changes), vec![all]) }
+    }
+
+    pub(crate) fn policy_change(&self, key: &ObjectKey) -> Change {
+        let policy = &self.policies[key];
+        let subject = SubjectId(self.population.selection(policy.selection).id.0);
+        Change::Policy(key.clone(), SlicePolicy { subject, clauses: policy.read.clauses.clone() })
     }
 
     /// The slice of a node.

@@ -13,7 +13,7 @@ use crate::graph::{Vertex, profile_id, ruleset_id};
 use crate::lower::LoweredRule;
 use crate::object::{NamedPort, ObjectKey};
 use crate::ports::PortSet;
-use crate::slice::{Action, Direction, Profile, ProfileId, Tier};
+use crate::slice::{Action, Direction, Profile, ProfileId, SubjectId, Tier};
 
 #[derive(Debug)]
 pub(crate) struct ProfileState {
@@ -23,6 +23,8 @@ pub(crate) struct ProfileState {
     ports: Arc<[NamedPort]>,
     classes: usize,
     pub(crate) content: Profile,
+    /// The policies with its subjects, sorted.
+    pub(crate) policies: Vec<ObjectKey>,
     pub(crate) rulesets: Vec<Vertex>,
     /// Where it is in slices, and how many pods of the node have it.
     pub(crate) nodes: HashMap<Arc<str>, usize>,
@@ -53,6 +55,7 @@ impl Compiler {
                         ports,
                         classes: 0,
                         content: Profile::default(),
+                        policies: Vec::new(),
                         rulesets: Vec::new(),
                         nodes: HashMap::new(),
                     });
@@ -91,8 +94,10 @@ impl Compiler {
                 Direction::Egress => content.egress = id,
             }
         }
-        content.policies = policies;
-        if content == self.profiles[id].content {
+        let subjects = self.profiles[id].selections.iter().filter(|s| self.policies_of.contains_key(*s));
+        content.subjects = subjects.map(|s| SubjectId(self.population.selection(*s).id.0)).collect();
+        content.subjects.sort_unstable();
+        if (&content, &policies) == (&self.profiles[id].content, &self.profiles[id].policies) {
             let mut dead = Vec::new();
             rulesets.into_iter().for_each(|v| self.graph.release(v, &mut dead));
             debug_assert!(dead.is_empty(), "the profile still holds the same rulesets");
@@ -100,8 +105,8 @@ impl Compiler {
         }
         let profile = &mut self.profiles[id];
         let old = std::mem::replace(&mut profile.rulesets, rulesets);
-        let old_content = std::mem::replace(&mut profile.content, content);
-        Some((old, old_content.policies))
+        profile.content = content;
+        Some((old, std::mem::replace(&mut profile.policies, policies)))
     }
 
     /// The ruleset of pods that these policies select, with a reference; `None`: none isolates

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   Pod ──profile──> Profile ──ingress, egress──> Ruleset ──tier, priority──> Rule ──peers──> PeerSet
-//!                       └──policies──> PolicyClauses (why; never part of identity)   └─ports─> PortSet
+//!                       └──subjects──> SlicePolicy (why; never part of identity)     └─ports─> PortSet
 //! ```
 //!
 //! A [`NodeSlice`] is a value. It changes by [`SliceDelta`]s, in which a [`Change`] comes after
@@ -11,12 +11,14 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::cidr::CidrSet;
 use crate::object::{NamedPort, ObjectKey, Protocol};
-use crate::policy::PolicyClauses;
+use crate::policy::{PolicyClauses, RuleClause};
 use crate::ports::PortSet;
 use crate::selector::Selector;
 
@@ -63,6 +65,8 @@ ids! {
     RulesetId,
     /// Identity of a [`Profile`]: of what selects a pod, not of what that says at present.
     ProfileId,
+    /// Identity of what policies select: a namespace and a selector of its pods.
+    SubjectId,
 }
 
 fn base32(bytes: &[u8; 16]) -> String {
@@ -191,8 +195,8 @@ pub struct Profile {
     pub ingress: Option<RulesetId>,
     /// `None`: not isolated (N1).
     pub egress: Option<RulesetId>,
-    /// The policies that select the pods, sorted.
-    pub policies: Vec<ObjectKey>,
+    /// What selects the pods, sorted: the policies with these subjects.
+    pub subjects: Vec<SubjectId>,
 }
 
 impl Profile {
@@ -202,6 +206,22 @@ impl Profile {
             Direction::Ingress => self.ingress,
             Direction::Egress => self.egress,
         }
+    }
+}
+
+/// A policy that selects pods of the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlicePolicy {
+    /// What it selects.
+    pub subject: SubjectId,
+    /// What it says.
+    pub clauses: Arc<PolicyClauses>,
+}
+
+impl SlicePolicy {
+    /// The rules of a direction.
+    pub fn rules(&self, direction: Direction) -> Option<&[RuleClause]> {
+        self.clauses.rules(direction)
     }
 }
 
@@ -228,7 +248,7 @@ pub enum Change {
     /// A ruleset is needed.
     Ruleset(RulesetId, Ruleset),
     /// A policy is new, or reads differently.
-    Policy(ObjectKey, Arc<PolicyClauses>),
+    Policy(ObjectKey, SlicePolicy),
     /// A profile is new, or changed.
     Profile(ProfileId, Profile),
     /// A pod is new, or changed.
@@ -246,7 +266,7 @@ pub enum Change {
     PodGone(ObjectKey),
     /// No pod has the profile any more.
     ProfileGone(ProfileId),
-    /// No profile names the policy any more.
+    /// The policy is gone, or no profile has its subject any more.
     PolicyGone(ObjectKey),
     /// No profile has the ruleset any more.
     RulesetGone(RulesetId),
@@ -263,9 +283,69 @@ pub enum Change {
 #[derive(Debug, Clone, PartialEq)]
 pub struct SliceDelta {
     /// The node.
-    pub node: String,
+    pub node: Arc<str>,
     /// In order.
-    pub changes: Vec<Change>,
+    pub changes: Changes,
+}
+
+/// Changes in an order. What several slices have in common is there once: all changes of a batch are in one
+/// table, and each slice has some of its places.
+#[derive(Clone, Default)]
+pub struct Changes {
+    table: Arc<Vec<Change>>,
+    places: Vec<Range<u32>>,
+}
+
+impl Changes {
+    pub(crate) fn new(table: Arc<Vec<Change>>, places: Vec<Range<u32>>) -> Self {
+        Changes { table, places }
+    }
+
+    /// The changes, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Change> + Clone {
+        self.places.iter().flat_map(|place| &self.table[place.start as usize..place.end as usize])
+    }
+
+    /// All changes of the batch, in no order.
+    pub fn table(&self) -> &[Change] {
+        &self.table
+    }
+
+    /// Which of the [`table`](Changes::table) these are, in order; ranges that are equal are what slices share.
+    pub fn places(&self) -> &[Range<u32>] {
+        &self.places
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.places.iter().map(|place| place.len()).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.places.iter().all(|place| place.is_empty())
+    }
+}
+
+impl PartialEq for Changes {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl fmt::Debug for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl<'a> IntoIterator for &'a Changes {
+    type Item = &'a Change;
+    type IntoIter = Box<dyn Iterator<Item = &'a Change> + 'a>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        Box::new(self.iter())
+    }
 }
 
 /// A peer set with its members.
@@ -284,8 +364,10 @@ pub struct NodeSlice {
     pub pods: BTreeMap<ObjectKey, SlicePod>,
     /// Their profiles.
     pub profiles: BTreeMap<ProfileId, Profile>,
-    /// The policies that the profiles name.
-    pub policies: BTreeMap<ObjectKey, Arc<PolicyClauses>>,
+    /// The policies whose subjects the profiles have.
+    pub policies: BTreeMap<ObjectKey, SlicePolicy>,
+    /// The same, by subject.
+    by_subject: BTreeMap<SubjectId, BTreeSet<ObjectKey>>,
     /// The profiles' rulesets.
     pub rulesets: BTreeMap<RulesetId, Ruleset>,
     /// The rulesets' rules.
@@ -297,6 +379,27 @@ pub struct NodeSlice {
 }
 
 impl NodeSlice {
+    /// The policies that select the pods of a profile, by name.
+    pub fn policies_of(&self, profile: &Profile) -> Vec<&ObjectKey> {
+        let subjects = profile.subjects.iter().filter_map(|subject| self.by_subject.get(subject));
+        let mut policies: Vec<&ObjectKey> = subjects.flatten().collect();
+        if profile.subjects.len() > 1 {
+            policies.sort_unstable();
+        }
+        policies
+    }
+
+    fn forget_policy(&mut self, key: &ObjectKey) {
+        if let Some(policy) = self.policies.remove(key)
+            && let Some(of) = self.by_subject.get_mut(&policy.subject)
+        {
+            of.remove(key);
+            if of.is_empty() {
+                self.by_subject.remove(&policy.subject);
+            }
+        }
+    }
+
     /// All of it, as changes of an empty one.
     pub fn changes(&self) -> Vec<Change> {
         let sets = self.peer_sets.iter().map(|(id, state)| {
@@ -316,7 +419,7 @@ impl NodeSlice {
     ///
     /// # Panics
     /// If a change is about members of a set that is not here: the sender broke the order.
-    pub fn apply(&mut self, changes: &[Change]) {
+    pub fn apply<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change>) {
         for change in changes {
             match change.clone() {
                 Change::PeerSet(id, set, members) => {
@@ -325,7 +428,11 @@ impl NodeSlice {
                 Change::PortSet(id, ports) => drop(self.port_sets.insert(id, ports)),
                 Change::Rule(id, rule) => drop(self.rules.insert(id, rule)),
                 Change::Ruleset(id, ruleset) => drop(self.rulesets.insert(id, ruleset)),
-                Change::Policy(key, clauses) => drop(self.policies.insert(key, clauses)),
+                Change::Policy(key, policy) => {
+                    self.forget_policy(&key);
+                    self.by_subject.entry(policy.subject).or_default().insert(key.clone());
+                    self.policies.insert(key, policy);
+                }
                 Change::Profile(id, profile) => drop(self.profiles.insert(id, profile)),
                 Change::Pod(key, pod) => drop(self.pods.insert(key, pod)),
                 Change::Members { id, added, removed } => {
@@ -337,7 +444,7 @@ impl NodeSlice {
                 }
                 Change::PodGone(key) => drop(self.pods.remove(&key)),
                 Change::ProfileGone(id) => drop(self.profiles.remove(&id)),
-                Change::PolicyGone(key) => drop(self.policies.remove(&key)),
+                Change::PolicyGone(key) => self.forget_policy(&key),
                 Change::RulesetGone(id) => drop(self.rulesets.remove(&id)),
                 Change::RuleGone(id) => drop(self.rules.remove(&id)),
                 Change::PortSetGone(id) => drop(self.port_sets.remove(&id)),

@@ -11,7 +11,7 @@ use crate::object::ObjectKey;
 use crate::policy::{PeerClause, PortClause, RuleClause};
 use crate::ports::L4;
 use crate::slice::{
-    Action, Direction, Member, NodeSlice, PeerSet, PeerSetId, RuleId, Ruleset, RulesetId, SlicePod, Tier,
+    Action, Direction, Member, NodeSlice, PeerSet, PeerSetId, Profile, RuleId, Ruleset, RulesetId, SlicePod, Tier,
 };
 
 /// What one end says of a new connection.
@@ -98,7 +98,7 @@ impl NodeSlice {
         match self.decide(ruleset, peer, l4) {
             Some(Action::Deny) => return Verdict { allowed: false, reason: Reason::NoClause(Vec::new()) },
             Some(_) => {
-                let clause = self.clause(state, &profile.policies, direction, peer, l4);
+                let clause = self.clause(state, profile, direction, peer, l4);
                 return allow(clause.map_or(Reason::NotIsolated, Reason::Clause));
             }
             None => {}
@@ -107,7 +107,7 @@ impl NodeSlice {
             return allow(Reason::NotIsolated);
         }
         let isolates = |key: &&ObjectKey| self.policies[*key].rules(direction).is_some();
-        let by = profile.policies.iter().filter(isolates).cloned().collect();
+        let by = self.policies_of(profile).into_iter().filter(isolates).cloned().collect();
         Verdict { allowed: false, reason: Reason::NoClause(by) }
     }
 
@@ -145,7 +145,7 @@ impl NodeSlice {
     pub fn nearest_misses(&self, pod: &ObjectKey, direction: Direction, peer: IpAddr, l4: L4) -> Vec<Miss> {
         let Some(state) = self.pods.get(pod) else { return Vec::new() };
         let mut misses = Vec::new();
-        for policy in &self.profiles[&state.profile].policies {
+        for policy in self.policies_of(&self.profiles[&state.profile]) {
             for (rule, clause) in self.policies[policy].rules(direction).into_iter().flatten().enumerate() {
                 let peers = indexes(clause.peers.as_deref());
                 let ports = indexes(clause.ports.as_deref());
@@ -203,12 +203,12 @@ impl NodeSlice {
     fn clause(
         &self,
         pod: &SlicePod,
-        policies: &[ObjectKey],
+        profile: &Profile,
         direction: Direction,
         peer: IpAddr,
         l4: L4,
     ) -> Option<ClauseRef> {
-        policies.iter().find_map(|policy| {
+        self.policies_of(profile).into_iter().find_map(|policy| {
             let rules = self.policies[policy].rules(direction)?;
             rules.iter().enumerate().find_map(|(rule, clause)| {
                 let (peer, port) = self.match_rule(pod, clause, direction, peer, l4)?;

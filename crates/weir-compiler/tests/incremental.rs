@@ -16,7 +16,7 @@ use weir_compiler::{Compiler, Scope};
 fn assert_whole(slice: &NodeSlice) {
     for pod in slice.pods.values() {
         let profile = &slice.profiles[&pod.profile];
-        for policy in &profile.policies {
+        for policy in slice.policies_of(profile) {
             assert!(slice.policies.contains_key(policy), "{policy} explains a pod and is not there");
         }
     }
@@ -31,13 +31,11 @@ fn assert_whole(slice: &NodeSlice) {
     }
 }
 
-fn check_members(slice: &NodeSlice, changes: &[Change]) {
-    for change in changes {
-        if let Change::Members { id, added, removed } = change {
-            let members = &slice.peer_sets[id].members;
-            assert!(added.iter().all(|m| !members.contains(m)), "added twice: {change:?}");
-            assert!(removed.iter().all(|m| members.contains(m)), "removed what is not there: {change:?}");
-        }
+fn check_members(slice: &NodeSlice, change: &Change) {
+    if let Change::Members { id, added, removed } = change {
+        let members = &slice.peer_sets[id].members;
+        assert!(added.iter().all(|m| !members.contains(m)), "added twice: {change:?}");
+        assert!(removed.iter().all(|m| members.contains(m)), "removed what is not there: {change:?}");
     }
 }
 
@@ -54,10 +52,10 @@ proptest! {
             batch.iter().for_each(|e| world.apply(e));
             let deltas = compiler.apply(batch.clone());
             for delta in deltas.slices {
-                let slice = slices.entry(delta.node).or_default();
-                for part in delta.changes.chunks(1) {
-                    check_members(slice, part);
-                    slice.apply(part);
+                let slice = slices.entry(delta.node.to_string()).or_default();
+                for change in &delta.changes {
+                    check_members(slice, change);
+                    slice.apply([change]);
                 }
                 assert_whole(slice);
             }

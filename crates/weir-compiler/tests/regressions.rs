@@ -23,5 +23,5 @@ fn a_selection_that_changes_hands_within_a_batch_still_isolates() {
     let slice = compiler.slice("n");
     let profile = &slice.profiles[&slice.pods[&ObjectKey::new("b", "p")].profile];
     assert!(profile.ingress.is_some());
-    assert_eq!(profile.policies, [ObjectKey::new("b", "p1")]);
+    assert_eq!(slice.policies_of(profile), [&ObjectKey::new("b", "p1")]);
 }

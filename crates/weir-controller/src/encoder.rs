@@ -20,7 +20,7 @@ pub struct Encoder {
 
 impl Encoder {
     /// Adds changes of a slice to what its agent has yet to be told.
-    pub fn add(&mut self, changes: &[Change], to: &mut Pending) {
+    pub fn add<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change>, to: &mut Pending) {
         for change in changes {
             match (Key::of(change), change) {
                 (Some((key, true)), _) => {

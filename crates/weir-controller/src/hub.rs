@@ -101,7 +101,7 @@ impl Hub {
         }
         let mut encoder = Encoder::default();
         for delta in &deltas.slices {
-            for session in self.by_node.get(&delta.node).into_iter().flatten() {
+            for session in self.by_node.get(&*delta.node).into_iter().flatten() {
                 self.sessions[*session].outbox.update(|pending| {
                     encoder.add(&delta.changes, pending);
                     pending.commit(self.version, Some(since));
@@ -208,7 +208,7 @@ impl Hub {
         }
     }
 
-    fn items(&mut self, changes: &[Change]) -> Items {
+    fn items<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change>) -> Items {
         let (key, sums) = (self.key, &mut self.sums);
         key.items(changes, |id, members| {
             let sums = sums.entry(id).or_insert_with(|| {

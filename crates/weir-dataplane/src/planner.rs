@@ -198,7 +198,7 @@ impl Planner {
     }
 
     /// Takes changes of the slice.
-    pub fn update(&mut self, changes: &[Change]) {
+    pub fn update<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change>) {
         let mut pods = BTreeSet::new();
         for change in changes {
             self.change(change, &mut pods);
@@ -295,7 +295,8 @@ impl Planner {
             let rulesets = Direction::BOTH.map(|direction| profile.ruleset(direction));
             rulesets.into_iter().flatten().any(|id| refused.contains(&id))
         };
-        self.slice.profiles.values().filter(concerned).flat_map(|p| p.policies.iter().cloned()).collect()
+        let profiles = self.slice.profiles.values().filter(concerned);
+        profiles.flat_map(|profile| self.slice.policies_of(profile)).cloned().collect()
     }
 
     /// Writes the rulesets that were closed as they should be: the kernel may take them now.

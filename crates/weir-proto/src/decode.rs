@@ -12,7 +12,7 @@ use weir_compiler::ranges::{Point, RangeSet};
 use weir_compiler::selector::{Requirement, Selector};
 use weir_compiler::slice::{
     Action, Change, Direction, Entry, Member, PeerSet, PeerSetId, PortSetId, Profile, ProfileId, Rule,
-    RuleId, Ruleset, RulesetId, SlicePod, Tier,
+    RuleId, Ruleset, RulesetId, SlicePod, SlicePolicy, SubjectId, Tier,
 };
 
 use crate::{Key, pb};
@@ -70,7 +70,8 @@ pub fn decode(bytes: &[u8]) -> Result<Received> {
                 ingress: policy.ingress.map(clauses).transpose()?,
                 egress: policy.egress.map(clauses).transpose()?,
             };
-            Change::Policy(object_key(policy.key)?, Arc::new(clauses))
+            let subject = SubjectId::from_bytes(id(&policy.subject)?);
+            Change::Policy(object_key(policy.key)?, SlicePolicy { subject, clauses: Arc::new(clauses) })
         }
         Some(What::Profile(profile)) => {
             let ruleset = |bytes: &[u8]| match bytes {
@@ -80,10 +81,10 @@ pub fn decode(bytes: &[u8]) -> Result<Received> {
             let content = Profile {
                 ingress: ruleset(&profile.ingress)?,
                 egress: ruleset(&profile.egress)?,
-                policies: profile
-                    .policies
-                    .into_iter()
-                    .map(|key| object_key(Some(key)))
+                subjects: profile
+                    .subjects
+                    .iter()
+                    .map(|bytes| id(bytes).map(SubjectId::from_bytes))
                     .collect::<Result<_>>()?,
             };
             Change::Profile(ProfileId::from_bytes(id(&profile.id)?), content)

@@ -6,10 +6,10 @@ use prost::Message;
 use prost::bytes::Bytes;
 use weir_compiler::cidr::CidrSet;
 use weir_compiler::object::{NamedPort, ObjectKey, Protocol};
-use weir_compiler::policy::{PeerClause, PolicyClauses, PortClause, RuleClause};
+use weir_compiler::policy::{PeerClause, PortClause, RuleClause};
 use weir_compiler::ports::PortSet;
 use weir_compiler::selector::{Requirement, Selector};
-use weir_compiler::slice::{Action, Change, Direction, Member, PeerSet, PeerSetId, Tier};
+use weir_compiler::slice::{Action, Change, Direction, Member, PeerSet, PeerSetId, SlicePolicy, Tier};
 
 use crate::{Key, pb};
 use pb::change::What;
@@ -56,12 +56,12 @@ pub fn change(change: &Change) -> Bytes {
                 })
                 .collect(),
         }),
-        Change::Policy(key, clauses) => What::Policy(policy(key, clauses)),
+        Change::Policy(key, policy) => What::Policy(self::policy(key, policy)),
         Change::Profile(id, profile) => What::Profile(pb::Profile {
             id: id.as_bytes().to_vec(),
             ingress: profile.ingress.map(|id| id.as_bytes().to_vec()).unwrap_or_default(),
             egress: profile.egress.map(|id| id.as_bytes().to_vec()).unwrap_or_default(),
-            policies: profile.policies.iter().map(object_key).collect(),
+            subjects: profile.subjects.iter().map(|id| id.as_bytes().to_vec()).collect(),
         }),
         Change::Pod(key, pod) => What::Pod(pb::Pod {
             key: Some(object_key(key)),
@@ -182,14 +182,15 @@ fn port_set(id: &[u8; 16], ports: &PortSet) -> pb::PortSet {
     pb::PortSet { id: id.to_vec(), any, ranges }
 }
 
-fn policy(key: &ObjectKey, clauses: &PolicyClauses) -> pb::Policy {
+fn policy(key: &ObjectKey, policy: &SlicePolicy) -> pb::Policy {
     let direction = |rules: &Option<Vec<RuleClause>>| {
         rules.as_ref().map(|rules| pb::Clauses { rules: rules.iter().map(rule_clause).collect() })
     };
     pb::Policy {
         key: Some(object_key(key)),
-        ingress: direction(&clauses.ingress),
-        egress: direction(&clauses.egress),
+        subject: policy.subject.as_bytes().to_vec(),
+        ingress: direction(&policy.clauses.ingress),
+        egress: direction(&policy.clauses.egress),
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::compare::Row;
+use crate::compile::Compiled;
 
 /// What was measured once or many times.
 #[derive(Debug, Clone, Serialize)]
@@ -41,6 +42,17 @@ impl Figure {
         let samples = sorted(samples.into_iter().map(millis).collect());
         let p99 = (samples.len() >= 100).then(|| rank(&samples, 99));
         Figure { p99, samples: samples.len(), ..Figure::one(part, name, "ms", rank(&samples, 50)) }
+    }
+
+    /// How many samples it is the median of.
+    pub(crate) fn runs(mut self, samples: usize) -> Self {
+        self.samples = samples;
+        self
+    }
+
+    /// The 99th percentile of so many samples, for which there is no goal.
+    pub(crate) fn p99(self, p99: f64, samples: usize) -> Self {
+        Figure { p99: Some(p99), samples, ..self }
     }
 
     /// The goal that it should stay under.
@@ -82,6 +94,7 @@ impl Figure {
 pub(crate) struct Report {
     figures: Vec<Figure>,
     compared: Vec<Row>,
+    compiled: Vec<Compiled>,
 }
 
 impl Report {
@@ -121,6 +134,16 @@ impl Report {
         self.compared.extend(rows);
     }
 
+    /// Takes a scenario whose figures have been printed.
+    pub(crate) fn add_compiled(&mut self, compiled: Compiled) {
+        self.compiled.push(compiled);
+    }
+
+    /// The scenarios so far.
+    pub(crate) fn compiled(&self) -> &[Compiled] {
+        &self.compiled
+    }
+
     /// Everything in one line.
     pub(crate) fn json(&self) -> String {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
@@ -145,6 +168,7 @@ impl Report {
             "load": read("/proc/loadavg"),
             "figures": figures,
             "compared": self.compared,
+            "compiled": self.compiled,
         })
         .to_string()
     }

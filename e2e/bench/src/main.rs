@@ -9,6 +9,7 @@
 //!                                      └─> start   memory, a second start
 //!   bulk: a large table, against nft -f
 //!   revoke: 100,000 connections, some of which a change forbids
+//!   compile: large clusters, for all of their nodes; each run is a process of its own
 //!   compare: connections, beside other ways to enforce the same policies
 //!                                          all ──> figures: a table, and a line of JSON ──> plot: SVG
 //! ```
@@ -21,6 +22,7 @@ mod bulk;
 mod change;
 mod cluster;
 mod compare;
+mod compile;
 mod figures;
 mod live;
 mod node;
@@ -53,6 +55,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Compiles a large cluster for all of its nodes: time, memory, and what changes cost then
+    Compile(compile::Options),
     /// Draws the comparison of an earlier run as SVG
     Plot {
         /// What that run printed, or the last line of it
@@ -64,6 +68,8 @@ enum Command {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
+    /// A large cluster, compiled for all of its nodes
+    Compile,
     /// From an event to the kernel, in process
     Change,
     /// From a renamed manifest to the kernel, with the agent's program
@@ -98,13 +104,18 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<()> {
-    if let Some(Command::Plot { results, svg }) = &cli.command {
-        return compare::plot::plot(results, svg);
+    match &cli.command {
+        Some(Command::Plot { results, svg }) => return compare::plot::plot(results, svg),
+        Some(Command::Compile(options)) => return compile::main(options),
+        None => {}
     }
     let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
     end_with_signals(scratch.path())?;
     let mut report = Report::default();
     let wanted = |part| cli.parts.is_empty() || cli.parts.contains(&part);
+    if wanted(Part::Compile) {
+        compile::measure(&mut report, &compile::Options::default())?;
+    }
     if wanted(Part::Change) {
         change::measure(&mut report, &scratch.path().join("change"))?;
     }

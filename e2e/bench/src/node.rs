@@ -85,7 +85,7 @@ impl Node {
         let deltas = self.compiler.apply(events);
         let compiled = Instant::now();
         let mut attach = false;
-        for delta in deltas.slices.iter().filter(|d| d.node == NODE) {
+        for delta in deltas.slices.iter().filter(|d| &*d.node == NODE) {
             let pods = |change: &Change| matches!(change, Change::Pod(..) | Change::PodGone(_));
             attach |= delta.changes.iter().any(pods);
             self.planner.update(&delta.changes);

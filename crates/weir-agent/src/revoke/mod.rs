@@ -139,7 +139,7 @@ impl Revoker {
     }
 
     /// Takes note of changes that are about to be carried out on `slice`.
-    pub fn changes(&mut self, slice: &NodeSlice, changes: &[Change]) {
+    pub fn changes<'a>(&mut self, slice: &NodeSlice, changes: impl IntoIterator<Item = &'a Change>) {
         self.known = Known::default();
         for change in changes {
             let left = self.need.change(slice, change, self.marked);

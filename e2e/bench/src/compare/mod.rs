@@ -28,7 +28,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::figures::{Figure, Report};
 use bench::Bench;
-use case::{Case, Random};
+use case::Case;
+pub(crate) use case::Random;
 use layouts::{ALL, Layout, NOTHING, TRACKING};
 use samples::{Samples, Spread, by_round, ratios};
 use traffic::PIECE;

@@ -1,0 +1,204 @@
+//! One run, in a process that does nothing else.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use blake3::Hasher;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
+use serde::{Deserialize, Serialize};
+use weir_compiler::object::Event;
+use weir_compiler::slice::SliceDelta;
+use weir_compiler::{Compiler, Scope};
+
+use super::encode::encode;
+use super::scenario::{Cluster, Scenario};
+use crate::compare::Random;
+
+/// What one run found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Run {
+    /// From the first event to the last slice.
+    pub(crate) seconds: f64,
+    /// Of these, until the compiler has answered.
+    pub(crate) compile_seconds: f64,
+    /// Processor time of all of it: other programs on the machine are not in it.
+    pub(crate) cpu_seconds: f64,
+    /// The process at its highest, the events of the beginning included.
+    pub(crate) peak_rss_bytes: u64,
+    /// The same when the events were there, and nothing else.
+    pub(crate) events_rss_bytes: u64,
+    /// How much there was of what.
+    pub(crate) counts: Counts,
+    /// Of all slices.
+    pub(crate) digest: String,
+    /// Changes afterwards, by name: microseconds to the deltas.
+    pub(crate) changes: Vec<(String, Vec<f64>)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counts {
+    pub(crate) namespaces: usize,
+    pub(crate) pods: usize,
+    pub(crate) policies: usize,
+    pub(crate) vertices: usize,
+    pub(crate) profiles: usize,
+    pub(crate) nodes: usize,
+    /// Items of all slices, each as often as it is in one.
+    pub(crate) items: usize,
+    /// Of all slices, likewise.
+    pub(crate) encoded_bytes: u64,
+}
+
+/// A node's slice, ready to be sent.
+struct Slice {
+    node: Arc<str>,
+    items: usize,
+    encoded: Vec<u8>,
+    digest: u128,
+}
+
+/// Compiles a cluster; `seed`: its events in another order.
+pub(crate) fn run(scenario: Scenario, percent: usize, seed: Option<u64>, samples: usize) -> Result<Run> {
+    let cluster = Cluster::new(scenario, percent);
+    let mut events = cluster.events();
+    if let Some(seed) = seed {
+        Random::new(seed).shuffle(&mut events);
+    }
+    let events_rss_bytes = status("VmRSS")?;
+
+    let cpu_before = cpu()?;
+    let started = Instant::now();
+    let mut compiler = Compiler::new(Scope::AllNodes);
+    let deltas = compiler.apply(events);
+    let compiled = started.elapsed();
+    let slices: Vec<Slice> = deltas.slices.iter().map(slice).collect();
+    let took = started.elapsed();
+    let cpu_seconds = (cpu()? - cpu_before).as_secs_f64();
+    let peak_rss_bytes = status("VmHWM")?;
+    drop(deltas);
+
+    let of_graph = compiler.counts();
+    ensure!(of_graph.pods == cluster.pods(), "{} pods, not {}", of_graph.pods, cluster.pods());
+    ensure!(of_graph.policies == cluster.policies(), "{} policies", of_graph.policies);
+    let counts = Counts {
+        namespaces: cluster.namespaces(),
+        pods: of_graph.pods,
+        policies: of_graph.policies,
+        vertices: of_graph.vertices,
+        profiles: of_graph.profiles,
+        nodes: slices.len(),
+        items: slices.iter().map(|slice| slice.items).sum(),
+        encoded_bytes: slices.iter().map(|slice| slice.encoded.len() as u64).sum(),
+    };
+    let digest = of_all(slices);
+    let changes = changes(&cluster, &mut compiler, samples)?;
+    Ok(Run {
+        seconds: took.as_secs_f64(),
+        compile_seconds: compiled.as_secs_f64(),
+        cpu_seconds,
+        peak_rss_bytes,
+        events_rss_bytes,
+        counts,
+        digest,
+        changes,
+    })
+}
+
+fn slice(delta: &SliceDelta) -> Slice {
+    let mut encoded = Vec::new();
+    let mut digest = 0;
+    for change in &delta.changes {
+        let start = encoded.len();
+        encode(change, &mut encoded);
+        digest = add(digest, &encoded[start..]);
+    }
+    Slice { node: delta.node.clone(), items: delta.changes.len(), encoded, digest }
+}
+
+/// The order of items says nothing.
+fn add(digest: u128, item: &[u8]) -> u128 {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&blake3::keyed_hash(&[7; 32], item).as_bytes()[..16]);
+    digest.wrapping_add(u128::from_le_bytes(bytes))
+}
+
+fn of_all(mut slices: Vec<Slice>) -> String {
+    slices.sort_unstable_by(|a, b| a.node.cmp(&b.node));
+    let mut hash = Hasher::new();
+    for slice in &slices {
+        hash.update(slice.node.as_bytes());
+        hash.update(&slice.digest.to_le_bytes());
+    }
+    hash.finalize().to_hex()[..32].to_owned()
+}
+
+/// What the changes of one object cost.
+fn changes(cluster: &Cluster, compiler: &mut Compiler, samples: usize) -> Result<Vec<(String, Vec<f64>)>> {
+    const KINDS: [&str; 4] = ["label of a pod", "pod added", "policy added", "label of a namespace"];
+    let mut all = Vec::new();
+    let mut random = Random::new(2);
+    for kind in KINDS {
+        let mut times = Vec::with_capacity(samples);
+        for _ in 0..samples {
+            let pod = random.below(cluster.pods());
+            let group = cluster.group_of(pod);
+            // where the pod is must be known, to leave it there
+            let (change, back) = match kind {
+                "label of a pod" => {
+                    let node = node_of(cluster, pod);
+                    (cluster.pod(pod, cluster.other_group(group), node), cluster.pod(pod, group, node))
+                }
+                "pod added" => {
+                    let more = cluster.pods();
+                    let gone = Event::PodGone(cluster.pod_key(more));
+                    (cluster.pod(more, group, random.below(1_000)), gone)
+                }
+                "policy added" => {
+                    let event = cluster.another_policy(pod);
+                    let Event::Policy(policy) = &event else { unreachable!("it is a policy") };
+                    let gone = Event::PolicyGone(policy.key());
+                    (event, gone)
+                }
+                _ => {
+                    let namespace = random.below(cluster.namespaces());
+                    (cluster.namespace(namespace, true), cluster.namespace(namespace, false))
+                }
+            };
+            let (took, changed) = timed(compiler, change);
+            ensure!(changed || kind == "label of a namespace", "{kind}: no slice changed");
+            times.push(took.as_secs_f64() * 1e6);
+            timed(compiler, back);
+        }
+        all.push((kind.to_owned(), times));
+    }
+    Ok(all)
+}
+
+fn timed(compiler: &mut Compiler, event: Event) -> (Duration, bool) {
+    let started = Instant::now();
+    let deltas = compiler.apply([event]);
+    let took = started.elapsed();
+    (took, !deltas.slices.is_empty())
+}
+
+/// The node on which [`Cluster::events`] has a pod.
+fn node_of(cluster: &Cluster, pod: usize) -> usize {
+    cluster.nodes().nth(pod).expect("it is one of its pods")
+}
+
+/// Processor time that this process took so far.
+fn cpu() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).context("cannot tell the processor time")?;
+    let of = |time: TimeVal| Duration::from_micros(time.num_microseconds().unsigned_abs());
+    Ok(of(usage.user_time()) + of(usage.system_time()))
+}
+
+/// A field of this process's status, in bytes.
+fn status(field: &str) -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let kib = line.and_then(|line| line.split_whitespace().next()).context("no such field")?;
+    Ok(kib.parse::<u64>()? * 1024)
+}
