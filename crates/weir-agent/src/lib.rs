@@ -13,13 +13,19 @@
 //! that it belongs to, and no others ([`enforce`]). Rules stay when the agent ends; [`kernel::cleanup`]
 //! removes them.
 
+mod agent;
 pub mod backend;
 pub mod bridge;
 pub mod bypass;
+pub mod controller;
 pub mod enforce;
 pub mod host;
+mod inflow;
+pub mod isolation;
 pub mod kernel;
 pub mod links;
+pub mod metrics;
 pub mod ports;
 pub mod revoke;
 pub mod run;
+pub mod state;

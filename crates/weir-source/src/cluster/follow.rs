@@ -35,8 +35,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant as Clock, timeout, timeout_at};
 
-use super::backoff::Backoff;
 use super::lean::Lean;
+use crate::backoff::Backoff;
 use crate::convert::Outcome;
 use crate::{Id, Kind};
 

@@ -10,7 +10,6 @@
 //! Memory is proportional to the number of objects (key and digest of each), plus what is pending
 //! for a receiver that is slow: one event per object at most.
 
-mod backoff;
 mod follow;
 mod lean;
 
