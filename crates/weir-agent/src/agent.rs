@@ -1,5 +1,8 @@
 //! What the agent knows between two turns of its loop, and what a turn does.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -169,7 +172,12 @@ impl Agent {
                 let _ = reply.send(items);
             }
             Told::Commit(commit) => self.commit(commit),
-            Told::Lost => self.commit = None,
+            Told::Lost { why } => {
+                self.commit = None;
+                if !self.complete {
+                    self.health.not_ready(SLICE, format!("what is to be enforced is not known yet; {why}"));
+                }
+            }
         }
     }
 

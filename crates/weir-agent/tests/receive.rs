@@ -144,11 +144,8 @@ fn small() -> Vec<Change> {
     let rule = Rule { action: Action::Accept, peers: Some(vec![PeerSetId::from_bytes(id(1))]), ports };
     let entry = Entry { tier: Tier::NetworkPolicy, priority: 0, rule: RuleId::from_bytes(id(3)) };
     let ruleset = Ruleset { direction: Direction::Ingress, isolated: true, entries: vec![entry] };
-    let profile = Profile {
-        ingress: Some(RulesetId::from_bytes(id(4))),
-        egress: None,
-        subjects: vec![subject],
-    };
+    let profile =
+        Profile { ingress: Some(RulesetId::from_bytes(id(4))), egress: None, subjects: vec![subject] };
     let pod = SlicePod {
         addresses: vec![[10, 0, 0, 1].into()],
         profile: ProfileId::from_bytes(id(5)),

@@ -18,9 +18,7 @@ proptest! {
         let mut compiler = Compiler::new(Scope::AllNodes);
         for batch in batches {
             for delta in compiler.apply(batch).slices {
-                for change in delta.changes {
-                    check(&change);
-                }
+                delta.changes.iter().for_each(check);
             }
         }
     }
@@ -34,9 +32,10 @@ proptest! {
     #[test]
     fn damage_is_no_panic(batches in batches(3), at: prop::sample::Index, to: u8, cut: prop::sample::Index) {
         let mut compiler = Compiler::new(Scope::AllNodes);
-        for change in batches.into_iter().flat_map(|batch| compiler.apply(batch).slices).flat_map(|d| d.changes) {
-            if let Some((_, true)) = Key::of(&change) {
-                let mut bytes = weir_proto::change(&change).to_vec();
+        let deltas: Vec<_> = batches.into_iter().flat_map(|batch| compiler.apply(batch).slices).collect();
+        for change in deltas.iter().flat_map(|delta| delta.changes.iter()) {
+            if let Some((_, true)) = Key::of(change) {
+                let mut bytes = weir_proto::change(change).to_vec();
                 let at = at.index(bytes.len());
                 bytes[at] = to;
                 let _ = decode(&bytes);

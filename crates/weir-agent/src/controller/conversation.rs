@@ -226,10 +226,8 @@ fn holdings(parts: &Parts, ask: pb::Ask, held: &Items) -> Vec<pb::Holdings> {
         .flat_map(|(name, (digest, _))| [name.to_be_bytes(), digest.to_be_bytes()])
         .flatten()
         .collect();
-    let mut all: Vec<pb::Holdings> = items
-        .chunks(32 * ITEMS)
-        .map(|items| pb::Holdings { items: items.to_vec().into(), more: true })
-        .collect();
+    let mut all: Vec<pb::Holdings> =
+        items.chunks(32 * ITEMS).map(|items| pb::Holdings { items: items.to_vec(), more: true }).collect();
     if all.is_empty() {
         all.push(pb::Holdings::default());
     }

@@ -58,8 +58,11 @@ pub enum Told {
     },
     /// Something changed, as a whole.
     Commit(Commit),
-    /// No controller is there any more.
-    Lost,
+    /// No controller is there any more, or this attempt failed.
+    Lost {
+        /// Of which controller, if one was found, and what happened.
+        why: String,
+    },
 }
 
 /// Changes that belong together.
@@ -132,23 +135,24 @@ async fn run(
         let agent = Loop { told: &told, acks: &acks, metrics: &metrics };
         let (at, ended) = attempt_one(&options, attempt, conversation, agent, &mut backoff).await;
         metrics.disconnected();
-        if told.is_closed() || told.send(Told::Lost).await.is_err() {
-            return;
-        }
         let (pause, first) = backoff.error(Instant::now());
         let at = at.map(|at| format!(" {at}")).unwrap_or_default();
+        let why = format!("controller{at}: {}", with_sources(&ended));
         match ended {
+            Ended::Stopping => return,
             // it stops, or wants to see a new token
-            Ended::Closed if first => tracing::info!("controller{at}: {ended}; going to the next"),
-            ended => {
+            Ended::Closed if first => tracing::info!("{why}; going to the next"),
+            _ => {
                 metrics.connection_errors.inc();
-                let ended = with_sources(&ended);
                 if first {
-                    tracing::warn!("controller{at}: {ended}; what is in force stays, trying again");
+                    tracing::warn!("{why}; what is in force stays, trying again");
                 } else {
-                    tracing::debug!("controller{at}: {ended}; next attempt in {pause:?}");
+                    tracing::debug!("{why}; next attempt in {pause:?}");
                 }
             }
+        }
+        if told.send(Told::Lost { why }).await.is_err() {
+            return;
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}

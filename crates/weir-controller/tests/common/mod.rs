@@ -32,9 +32,7 @@ impl Agent {
     /// What it has, as a slice.
     pub fn slice(&self) -> NodeSlice {
         let mut slice = NodeSlice::default();
-        for change in self.changes() {
-            slice.apply(&[change]);
-        }
+        slice.apply(&self.changes());
         slice
     }
 
@@ -109,7 +107,7 @@ impl Agent {
                     members.clear();
                 }
                 members.extend(added);
-                removed.iter().for_each(|member| drop(members.remove(member)));
+                members.retain(|member| !removed.contains(member));
             }
             Received::Gone(thing) => self.gone(&thing),
             Received::Forget(names) => {
@@ -144,8 +142,7 @@ fn needs(change: &Change) -> Vec<Key> {
         }
         Change::Ruleset(_, ruleset) => ruleset.entries.iter().map(|entry| Key::Rule(entry.rule)).collect(),
         Change::Profile(_, profile) => {
-            let rulesets = [profile.ingress, profile.egress].into_iter().flatten().map(Key::Ruleset);
-            rulesets.chain(profile.policies.iter().map(|key| Key::Policy(key.clone()))).collect()
+            [profile.ingress, profile.egress].into_iter().flatten().map(Key::Ruleset).collect()
         }
         Change::Pod(_, pod) => vec![Key::Profile(pod.profile)],
         _ => Vec::new(),
