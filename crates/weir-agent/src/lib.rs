@@ -23,6 +23,7 @@ pub mod bridge;
 pub mod bypass;
 pub mod controller;
 pub mod enforce;
+pub mod host;
 mod inflow;
 pub mod isolation;
 pub mod kernel;

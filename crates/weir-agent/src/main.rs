@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 use weir_agent::backend::SetBackend;
 use weir_agent::controller::{self, address::Address};
 use weir_agent::run::{Options, Source};
-use weir_agent::{kernel, run};
+use weir_agent::{host, kernel, run};
 use weir_compiler::flow::PodToOwnNode;
 use weir_dataplane::Settings;
 
@@ -34,6 +34,9 @@ struct Cli {
 enum Command {
     /// Remove all that Weir made in the kernel, and nothing else. Pods are open then.
     Cleanup,
+    /// Switch on what pods that share a bridge need of this host: net.bridge.bridge-nf-call-iptables and
+    /// -ip6tables. The agent itself may not; it is not ready without them where it needs them.
+    HostSetup,
 }
 
 #[derive(Debug, Args)]
@@ -171,10 +174,17 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> Result<()> {
-    if let Some(Command::Cleanup) = cli.command {
-        kernel::cleanup()?;
-        println!("removed Weir's tables; no policy is enforced on this node now");
-        return Ok(());
+    match cli.command {
+        Some(Command::Cleanup) => {
+            kernel::cleanup()?;
+            println!("removed Weir's tables; no policy is enforced on this node now");
+            return Ok(());
+        }
+        Some(Command::HostSetup) => {
+            host::setup(Path::new(host::BRIDGE))?.iter().for_each(|done| println!("{done}"));
+            return Ok(());
+        }
+        None => {}
     }
     let Enforce {
         node,

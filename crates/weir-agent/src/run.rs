@@ -123,6 +123,8 @@ pub async fn run(options: Options) -> Result<()> {
             _ = comparison.tick() => {
                 agent.kernel.doubt();
                 agent.reopen();
+                // nothing tells that a sysctl of the host has changed
+                agent.attach = true;
                 agent.report_bypass(links.table());
             }
             step = next(&mut agent.revoker) => agent.revoke(step, &links),
