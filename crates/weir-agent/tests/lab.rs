@@ -3,7 +3,7 @@
 #[path = "common/node.rs"]
 mod node;
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
@@ -126,7 +126,7 @@ fn without_controllers_and_without_agent_policies_stay_in_force() {
 #[test]
 #[ignore = "needs root"]
 fn a_controller_that_is_gone_without_a_word_is_left() {
-    let mut node = Node::new(PodLinks::Routed);
+    let mut node = Node::new(CLUSTER, PodLinks::Routed);
     let events = read(CLUSTER).1;
     let one = node.controller("127.0.0.1:0", 1, events.clone());
     let two = node.controller("127.0.0.1:0", 2, events);

@@ -5,7 +5,7 @@
 mod common;
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::traffic::{LOST_AFTER, Traffic};
 use common::{objects, with_agents};
