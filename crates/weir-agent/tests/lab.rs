@@ -135,7 +135,7 @@ fn a_controller_that_is_gone_without_a_word_is_left() {
     // of the one that is followed nothing arrives any more, not even that it is gone
     node.nft("add table inet silence");
     node.nft("add chain inet silence input { type filter hook input priority 0; }");
-    let silence = |address: SocketAddr| {
+    let silence = |address: std::net::SocketAddr| {
         let port = address.port();
         node.nft(&format!("add rule inet silence input tcp sport {port} drop"));
         node.nft(&format!("add rule inet silence input tcp dport {port} drop"));
