@@ -3,7 +3,7 @@
 #[path = "common/node.rs"]
 mod node;
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::path::Path;
 use std::time::Duration;
 

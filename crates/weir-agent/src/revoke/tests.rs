@@ -183,7 +183,9 @@ fn u9_what_can_neither_forbid_nor_allow_again_asks_for_no_look() {
     world.apply([elsewhere("friend", remote)], true);
     assert_eq!(world.need.take(), Some(false), "a peer more, and something is marked");
     world.apply([Event::Policy(Policy { name: "q".into(), ..policy(false) })], false);
-    assert_eq!(world.need.take(), Some(false), "a policy more, which may be an isolating one");
+    assert_eq!(world.need.take(), None, "a policy more, which says what another one says");
+    world.apply([Event::Policy(Policy { name: "q".into(), ..policy(true) })], false);
+    assert_eq!(world.need.take(), Some(false), "a policy that isolates in another direction");
     world.apply([Event::Pod(pod("friend", FRIEND))], false);
     assert_eq!(world.need.take(), None, "nothing new");
 }
