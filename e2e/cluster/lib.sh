@@ -81,4 +81,17 @@ stop() {
     return 1
 }
 
+up_apiserver() {
+    local P=$RUN/pki
+    start fabric kube-apiserver kube-apiserver --etcd-servers http://127.0.0.1:2379 \
+        --bind-address "$([[ $IP_FAMILY == ipv4 ]] && echo 0.0.0.0 || echo ::)" --advertise-address "$(first fabric_ip)" --secure-port 6443 \
+        --service-cluster-ip-range "$(each svc_cidr)" --allow-privileged --authorization-mode Node,RBAC \
+        --client-ca-file "$P/ca.crt" --tls-cert-file "$P/apiserver.crt" --tls-private-key-file "$P/apiserver.key" \
+        --kubelet-client-certificate "$P/admin.crt" --kubelet-client-key "$P/admin.key" \
+        --kubelet-preferred-address-types InternalIP --cert-dir "$RUN/fabric/certs" \
+        --service-account-issuer https://kubernetes.default.svc --service-account-key-file "$P/sa.pub" \
+        --service-account-signing-key-file "$P/sa.key" --anonymous-auth=false --profiling=false
+    wait_for 120 "the API server" kctl get --raw /readyz
+}
+
 kctl() { in_ns fabric kubectl --kubeconfig "$RUN/pki/admin.kubeconfig" "$@"; }

@@ -25,50 +25,6 @@ for d in "$(realpath "$HERE/../../policy-examples")"/$EXAMPLES_MATCHING/; do
 done
 WORK=$RUN/policy-test                   # states, tables, results
 
-# tables WITHIN: those on stdin, by packets, right within so many seconds and then still
-tables() {
-    local log=$WORK/checks.log
-    state; : > "$log"
-    "$HERE/probe.py" check "$WORK/state.json" --within "$1" --log "$log" || [[ -s $log ]] || wrong "no packets could be sent"
-    count "$log"
-}
-
-# pods of our own, beside those of the examples
-trial_pod() {                           # NAME NODE PROBE
-    cat <<Y
----
-apiVersion: v1
-kind: Pod
-metadata: {namespace: trial, name: $1, labels: {role: $1, weir.test/pod: trial-$1}}
-spec:
-  nodeName: $2
-  hostname: trial-$1
-  terminationGracePeriodSeconds: 0
-  dnsPolicy: Default
-  enableServiceLinks: false
-  automountServiceAccountToken: false
-  containers:
-  - name: serve
-    image: $(<"$IMG/agnhost.name")
-    args: [netexec, --http-port=80, --udp-port=53]
-    readinessProbe: {$3, periodSeconds: 1, failureThreshold: 2}
-    livenessProbe: {$3, periodSeconds: 1, failureThreshold: 2, initialDelaySeconds: 5}
----
-apiVersion: v1
-kind: Service
-metadata: {namespace: trial, name: $1}
-spec:
-  selector: {weir.test/pod: trial-$1}
-  ipFamilyPolicy: PreferDualStack
-  ports:
-  - {name: http, port: 8000, targetPort: 80}
-  - {name: dns, port: 5353, targetPort: 53, protocol: UDP}
-Y
-}
-HTTP='httpGet: {path: /hostname, port: 80}, timeoutSeconds: 3'
-TCP='tcpSocket: {port: 80}, timeoutSeconds: 3'
-# (to start a command in a container takes seconds while others start)
-EXEC='exec: {command: [/agnhost, connect, "localhost:80", --timeout=1s]}, timeoutSeconds: 10'
 trial_pods() {
     printf 'apiVersion: v1\nkind: Namespace\nmetadata: {name: trial}\n'
     trial_pod a node1 "$HTTP"; trial_pod b node1 "$TCP"; trial_pod c node2 "$EXEC"; trial_pod d node2 "$HTTP"
@@ -76,10 +32,6 @@ trial_pods() {
 example_pods() {
     cat "${EXAMPLES[@]/%//cluster.yaml}" | kctl create --dry-run=client -o json -f - |
         "$HERE/example-pods.py" "$IP_FAMILY" "$(<"$IMG/agnhost.name")" "${EXAMPLES[@]}"
-}
-# policy NAME SPEC: one of the namespace trial
-policy() {
-    kctl apply -f - >/dev/null <<<"{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: trial, name: $1}, spec: $2}"
 }
 ready() { kctl wait --for=condition=Ready pods -A -l weir.test/pod --timeout="$1s" >/dev/null; }
 sum() { awk '{ for (i = 1; i <= NF; i++) n += $i } END { print n + 0 }'; }
@@ -93,7 +45,6 @@ restarted() {
     kctl get pods -A -l weir.test/pod -o jsonpath='{range .items[*]}{.metadata.namespace}/{.metadata.name} {.status.containerStatuses[*].restartCount}{"\n"}{end}' |
         grep -v '^[^ ]*\( 0\)*$' || true
 }
-address() { kctl -n trial get pod "$1" -o jsonpath='{.status.podIP}'; }
 all_ready() { ! kctl get pods -A -l weir.test/pod -o jsonpath='{.items[*].status.conditions[?(@.type=="Ready")].status}' | grep -q False; }
 equal() { [[ $1 == "$2" ]]; }
 differ() { [[ $1 && $2 && $1 != "$2" ]]; }

@@ -30,6 +30,56 @@ count() {
 }
 agents() { "$HERE/engine.sh" start "$AGENT" --node '{node}' --kubeconfig "$RUN/pki/admin.kubeconfig"; }
 
+# tables WITHIN: those on stdin, by packets, right within so many seconds and then still
+tables() {
+    local log=$WORK/checks.log
+    state; : > "$log"
+    "$HERE/probe.py" check "$WORK/state.json" --within "$1" --log "$log" || [[ -s $log ]] || wrong "no packets could be sent"
+    count "$log"
+}
+
+# a pod of the namespace trial, with a Service
+trial_pod() {                           # NAME NODE PROBE
+    cat <<Y
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: trial, name: $1, labels: {role: $1, weir.test/pod: trial-$1}}
+spec:
+  nodeName: $2
+  hostname: trial-$1
+  terminationGracePeriodSeconds: 0
+  dnsPolicy: Default
+  enableServiceLinks: false
+  automountServiceAccountToken: false
+  containers:
+  - name: serve
+    image: $(<"$IMG/agnhost.name")
+    args: [netexec, --http-port=80, --udp-port=53]
+    readinessProbe: {$3, periodSeconds: 1, failureThreshold: 2}
+    livenessProbe: {$3, periodSeconds: 1, failureThreshold: 2, initialDelaySeconds: 5}
+---
+apiVersion: v1
+kind: Service
+metadata: {namespace: trial, name: $1}
+spec:
+  selector: {weir.test/pod: trial-$1}
+  ipFamilyPolicy: PreferDualStack
+  ports:
+  - {name: http, port: 8000, targetPort: 80}
+  - {name: dns, port: 5353, targetPort: 53, protocol: UDP}
+Y
+}
+HTTP='httpGet: {path: /hostname, port: 80}, timeoutSeconds: 3'
+TCP='tcpSocket: {port: 80}, timeoutSeconds: 3'
+# (to start a command in a container takes seconds while others start)
+EXEC='exec: {command: [/agnhost, connect, "localhost:80", --timeout=1s]}, timeoutSeconds: 10'
+# policy NAME SPEC: one of the namespace trial
+policy() {
+    kctl apply -f - >/dev/null <<<"{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: trial, name: $1}, spec: $2}"
+}
+address() { kctl -n trial get pod "$1" -o jsonpath='{.status.podIP}'; }
+
 # shellcheck disable=SC2317,SC2329  # called by a trap
 finish() {
     local code=$?

@@ -61,15 +61,7 @@ up_control_plane() {
     start fabric etcd etcd --data-dir "$RUN/fabric/etcd" --unsafe-no-fsync --log-level warn \
         --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
         --listen-peer-urls http://127.0.0.1:2380
-    start fabric kube-apiserver kube-apiserver --etcd-servers http://127.0.0.1:2379 \
-        --bind-address "$([[ $IP_FAMILY == ipv4 ]] && echo 0.0.0.0 || echo ::)" --advertise-address "$(first fabric_ip)" --secure-port 6443 \
-        --service-cluster-ip-range "$(each svc_cidr)" --allow-privileged --authorization-mode Node,RBAC \
-        --client-ca-file "$P/ca.crt" --tls-cert-file "$P/apiserver.crt" --tls-private-key-file "$P/apiserver.key" \
-        --kubelet-client-certificate "$P/admin.crt" --kubelet-client-key "$P/admin.key" \
-        --kubelet-preferred-address-types InternalIP --cert-dir "$RUN/fabric/certs" \
-        --service-account-issuer https://kubernetes.default.svc --service-account-key-file "$P/sa.pub" \
-        --service-account-signing-key-file "$P/sa.key" --anonymous-auth=false --profiling=false
-    wait_for 120 "the API server" kctl get --raw /readyz
+    up_apiserver
     start fabric kube-controller-manager kube-controller-manager --kubeconfig "$P/controller-manager.kubeconfig" \
         --bind-address 127.0.0.1 --cert-dir "$RUN/fabric/certs" --use-service-account-credentials \
         --root-ca-file "$P/ca.crt" --service-account-private-key-file "$P/sa.key" \
@@ -180,6 +172,7 @@ imageGCHighThresholdPercent: 100
 maxPods: 110
 serializeImagePulls: true
 nodeStatusUpdateFrequency: 10s
+syncFrequency: 10s
 $(case $DNS in 0) exit ;; 1) ip=$(first svc_ip 10) ;; *) ip=$(first local_dns) ;; esac
 printf 'clusterDomain: cluster.local\nclusterDNS: ["%s"]' "$ip")
 K

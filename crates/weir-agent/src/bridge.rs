@@ -9,13 +9,16 @@ use std::net::IpAddr;
 
 use weir_dataplane::{Attachment, Attachments};
 
-const SYSCTLS: [(&str, bool); 2] = [("bridge-nf-call-iptables", false), ("bridge-nf-call-ip6tables", true)];
+use crate::host;
+
+/// Each with whether it is for IPv6.
+const SYSCTLS: [(&str, bool); 2] = [(host::SYSCTLS[0], false), (host::SYSCTLS[1], true)];
 
 /// The sysctls that are off although pods of their family share an interface with others, each with
 /// what that means.
 pub fn unfiltered(attachments: &Attachments) -> BTreeSet<String> {
     let off = |name: &str| {
-        let value = std::fs::read_to_string(format!("/proc/sys/net/bridge/{name}"));
+        let value = std::fs::read_to_string(format!("{}/{name}", host::BRIDGE));
         value.map_or(true, |value| value.trim() == "0")
     };
     let concerned =
@@ -30,7 +33,7 @@ fn warning(attachments: &Attachments, sysctl: &str, v6: bool) -> Option<String> 
     })?;
     Some(format!(
         "net.bridge.{sysctl} is not on: if {shared} is a bridge, packets between its pods pass by all policies; \
-         load br_netfilter and set it to 1"
+         load br_netfilter and set it to 1 (weir-agent host-setup)"
     ))
 }
 

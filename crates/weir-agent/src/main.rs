@@ -1,8 +1,9 @@
 //! `weir-agent`: enforces NetworkPolicy on the node that it runs on.
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use weir_agent::backend::SetBackend;
+use weir_agent::controller::{self, address::Address};
 use weir_agent::run::{Options, Source};
-use weir_agent::{kernel, run};
+use weir_agent::{host, kernel, run};
 use weir_compiler::flow::PodToOwnNode;
 use weir_dataplane::Settings;
 
@@ -32,6 +34,9 @@ struct Cli {
 enum Command {
     /// Remove all that Weir made in the kernel, and nothing else. Pods are open then.
     Cleanup,
+    /// Switch on what pods that share a bridge need of this host: net.bridge.bridge-nf-call-iptables and
+    /// -ip6tables. The agent itself may not; it is not ready without them where it needs them.
+    HostSetup,
 }
 
 #[derive(Debug, Args)]
@@ -39,6 +44,38 @@ struct Enforce {
     /// The name of this node, as in spec.nodeName of its pods.
     #[arg(long, env = "NODE_NAME", required = true)]
     node: Option<String>,
+    /// Follow controllers, which compile for all nodes, instead of a cluster: any of these, or those behind a
+    /// Service. With commas between them, or repeated. Needs --controller-ca and --token-file.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "WEIR_CONTROLLER",
+        value_delimiter = ',',
+        requires_all = ["controller_ca", "token_file"],
+        conflicts_with_all = ["manifests", "kubeconfig", "context"]
+    )]
+    controller: Vec<Address>,
+    /// The name that the controllers' certificates are for.
+    #[arg(long, value_name = "NAME", default_value = "weir-controller.weir-system.svc")]
+    controller_name: String,
+    /// The certificates that the controllers' are signed by, in PEM. Read at each attempt to connect.
+    #[arg(long, value_name = "FILE")]
+    controller_ca: Option<PathBuf>,
+    /// The token by which controllers know this node: projected, for the audience weir-controller. Read at each
+    /// attempt to connect.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// With controllers: where the last slice is kept, for a start without them.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/weir")]
+    state_dir: PathBuf,
+    /// With controllers: after a reboot the slice on disk does not say which pod has which address now. Pods
+    /// reach their own node only until a controller answers, for so long at most; 0: they are open, or as
+    /// the old slice has it.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    isolate_after_reboot: u64,
+    /// Where to serve /metrics, /healthz and /readyz over HTTP; off: nowhere.
+    #[arg(long, value_name = "IP:PORT|off", default_value = "127.0.0.1:9441", value_parser = listen)]
+    metrics_listen: Listen,
     /// Follow a folder of manifests (as kubectl get -o yaml or -o json prints them) instead of a cluster.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "context"])]
     manifests: Option<PathBuf>,
@@ -100,6 +137,20 @@ enum Existing {
     Keep,
 }
 
+/// An address, or none.
+#[derive(Debug, Clone, Copy)]
+struct Listen(Option<SocketAddr>);
+
+fn listen(text: &str) -> Result<Listen, String> {
+    match text {
+        "off" => Ok(Listen(None)),
+        text => text
+            .parse()
+            .map(|at| Listen(Some(at)))
+            .map_err(|_| "an address such as 127.0.0.1:9441, or off".into()),
+    }
+}
+
 fn mark(text: &str) -> Result<NonZeroU32, String> {
     let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => u32::from_str_radix(digits, 16),
@@ -123,13 +174,27 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> Result<()> {
-    if let Some(Command::Cleanup) = cli.command {
-        kernel::cleanup()?;
-        println!("removed Weir's tables; no policy is enforced on this node now");
-        return Ok(());
+    match cli.command {
+        Some(Command::Cleanup) => {
+            kernel::cleanup()?;
+            println!("removed Weir's tables; no policy is enforced on this node now");
+            return Ok(());
+        }
+        Some(Command::HostSetup) => {
+            host::setup(Path::new(host::BRIDGE))?.iter().for_each(|done| println!("{done}"));
+            return Ok(());
+        }
+        None => {}
     }
     let Enforce {
         node,
+        controller,
+        controller_name,
+        controller_ca,
+        token_file,
+        state_dir,
+        isolate_after_reboot,
+        metrics_listen,
         manifests,
         kubeconfig,
         context,
@@ -142,9 +207,17 @@ fn start(cli: Cli) -> Result<()> {
         mid_stream_grace,
         set_backend,
     } = cli.enforce;
-    let source = match manifests {
-        Some(folder) => Source::Manifests(folder),
-        None => Source::Cluster(weir_source::cluster::Options { kubeconfig, context }),
+    let node = node.unwrap_or_default();
+    let source = match (manifests, controller_ca, token_file) {
+        (None, Some(ca), Some(token)) if !controller.is_empty() => Source::Controller(controller::Options {
+            addresses: controller,
+            name: controller_name,
+            ca,
+            token,
+            node: node.clone(),
+        }),
+        (Some(folder), ..) => Source::Manifests(folder),
+        (None, ..) => Source::Cluster(weir_source::cluster::Options { kubeconfig, context }),
     };
     let revoked_mark = (existing_connections == Existing::Revoke).then_some(revoked_mark);
     let settings = Settings {
@@ -156,12 +229,15 @@ fn start(cli: Cli) -> Result<()> {
     };
     let mid_stream_grace = Duration::from_secs(mid_stream_grace);
     let options = Options {
-        node: node.unwrap_or_default(),
+        node,
         source,
         settings,
         cni_results,
         mid_stream_grace,
         sets: set_backend,
+        state: state_dir,
+        isolate_after_reboot: (isolate_after_reboot > 0).then(|| Duration::from_secs(isolate_after_reboot)),
+        metrics: metrics_listen.0,
     };
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::run(options))
 }

@@ -1,41 +1,29 @@
 //! The agent's loop: what came in since the last turn becomes one transaction.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 use weir_compiler::flow::PodToOwnNode;
-use weir_compiler::object::{Event, ObjectKey};
-use weir_compiler::policy::Problem;
-use weir_compiler::slice::Change;
-use weir_compiler::{Compiler, Scope};
-use weir_dataplane::model::Family;
-use weir_dataplane::{Attachments, Planner, Ports, Settings, TABLES, drops_mid_stream};
+use weir_dataplane::{Settings, TABLES, drops_mid_stream};
 use weir_nft::conntrack::Conntrack;
 use weir_nft::{Listener, Nft};
-use weir_source::Update;
 
+use crate::agent::Agent;
 use crate::backend::SetBackend;
-use crate::bridge;
-use crate::bypass;
-use crate::enforce::enforce;
-use crate::kernel::{Done, Error, Kernel};
-use crate::links::{LinkTable, Watcher};
+use crate::inflow::Inflow;
+use crate::kernel::Kernel;
+use crate::links::Watcher;
+use crate::metrics::Metrics;
 use crate::ports::Finder;
 use crate::revoke::{self, Revoker};
+use crate::state::{self, Store};
 
-/// Where the objects come from.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// A folder of manifests, followed.
-    Manifests(PathBuf),
-    /// A cluster's API server.
-    Cluster(weir_source::cluster::Options),
-}
+pub use crate::inflow::Source;
 
 /// What to do.
 #[derive(Debug, Clone)]
@@ -53,12 +41,19 @@ pub struct Options {
     pub mid_stream_grace: Duration,
     /// Where peer sets are.
     pub sets: SetBackend,
+    /// With a controller: where the last slice is kept.
+    pub state: PathBuf,
+    /// With a controller: for how long pods are isolated after a reboot, if it does not answer. `None`: never.
+    pub isolate_after_reboot: Option<Duration>,
+    /// Where to serve metrics and health.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// How often the kernel's tables are compared with the plan although nothing says that it changed.
 const FULL_COMPARISON: Duration = Duration::from_secs(60);
-/// So many updates may wait: then the source does.
-const QUEUE: usize = 1024;
+/// If the kernel has rules of an earlier run, which may be newer than the slice on disk: for so long a controller
+/// may answer before the latter is put in force.
+const CONTROLLER_FIRST: Duration = Duration::from_secs(10);
 
 /// Runs until SIGTERM or SIGINT; rules stay in force.
 ///
@@ -70,19 +65,38 @@ pub async fn run(options: Options) -> Result<()> {
     let kernel = Kernel::with(options.sets)?;
     let mut listener = listen()?;
     let mut links = Watcher::new().await?;
-    let (sender, mut updates) = mpsc::channel(QUEUE);
-    let mut source = start(options.source, sender)?;
+    let metrics = Metrics::default();
+    let from_controller = matches!(options.source, Source::Controller(_));
+    let mut inflow = Inflow::start(options.source, &metrics)?;
     let ports = Finder::new(options.cni_results).context("cannot ask the kernel for the ports of pods")?;
-    let (grace, unused) = grace()?;
-    let grace = if grace { options.mid_stream_grace } else { Duration::ZERO };
-    let mut grace_ends = (!grace.is_zero()).then(|| tokio::time::Instant::now() + grace);
+    let Before { installed, judge_mid_stream, unused } = before()?;
+    let grace = if judge_mid_stream { options.mid_stream_grace } else { Duration::ZERO };
+    let mut grace_ends = (!grace.is_zero()).then(|| Instant::now() + grace);
     let revoke = options.settings.revoked_mark.map(|mark| {
         let pod_to_own_node = options.settings.own_node == PodToOwnNode::Allow;
         Revoker::open(&options.node, revoke::Options { mark, pod_to_own_node })
     });
     let settings = Settings { drop_mid_stream: grace_ends.is_none(), ..options.settings };
-    let mut agent = Agent::new(options.node, settings, kernel, ports, revoke.transpose()?);
+    let mut agent =
+        Agent::new(options.node.clone(), settings, kernel, ports, revoke.transpose()?, metrics.clone());
     agent.unused = unused;
+    if let Some(address) = options.metrics {
+        let registry = metrics.registry(from_controller);
+        match weir_health::serve_in_thread(address, agent.health.clone(), registry) {
+            Ok(at) => tracing::info!("metrics and health at http://{at}/metrics, /healthz and /readyz"),
+            // no reason not to enforce policies
+            Err(error) => {
+                tracing::error!("cannot serve metrics and health at {address}: {error} (--metrics-listen)")
+            }
+        }
+    }
+    let mut disk_first = None;
+    if from_controller {
+        let store = Store::new(options.state, &options.node, metrics).context("cannot read the boot id")?;
+        let waits = agent.restore(store, installed, options.isolate_after_reboot);
+        disk_first = waits.then(|| Instant::now() + CONTROLLER_FIRST);
+        agent.turn(&links);
+    }
     let mut comparison = tokio::time::interval(FULL_COMPARISON);
     comparison.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
 
@@ -91,19 +105,7 @@ pub async fn run(options: Options) -> Result<()> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            result = &mut source, if !source.is_finished() => match result {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(error),
-                Err(error) => bail!("the source of objects ended unexpectedly: {error}"),
-            },
-            first = updates.recv() => {
-                let Some(first) = first else { bail!("the source of objects has ended") };
-                let mut batch = vec![first];
-                while batch.len() < QUEUE && let Ok(more) = updates.try_recv() {
-                    batch.push(more);
-                }
-                agent.take(batch);
-            }
+            news = inflow.next() => agent.news(news?),
             changed = links.changed() => {
                 changed.context("cannot follow links and routes any more")?;
                 agent.attach = true;
@@ -121,26 +123,51 @@ pub async fn run(options: Options) -> Result<()> {
             _ = comparison.tick() => {
                 agent.kernel.doubt();
                 agent.reopen();
+                // nothing tells that a sysctl of the host has changed
+                agent.attach = true;
                 agent.report_bypass(links.table());
             }
             step = next(&mut agent.revoker) => agent.revoke(step, &links),
-            () = tokio::time::sleep_until(grace_ends.unwrap_or_else(tokio::time::Instant::now)), if grace_ends.is_some() => {
+            () = at(grace_ends) => {
                 grace_ends = None;
                 agent.planner.drop_mid_stream();
             }
+            () = at(disk_first) => {
+                disk_first = None;
+                if !agent.synced {
+                    tracing::warn!("no controller has answered: what the last slice on disk says is in force now");
+                    agent.synced = true;
+                }
+            }
+            () = at(agent.isolation.until()) => agent.end_isolation("no controller has answered in time"),
+            step = written(&mut agent.store) => agent.stored(step),
             () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {}
             () = tokio::time::sleep(look.unwrap_or_default()), if look.is_some() => agent.attach = true,
         }
         agent.turn(&links);
+        if let (Inflow::Controller(client), Some(ack)) = (&inflow, agent.ack.take()) {
+            client.acknowledge(ack);
+        }
+    }
+    if let Some(store) = agent.store.take() {
+        store.finish(agent.planner.slice()).await;
     }
     tracing::info!("stopping; the rules stay in force (weir-agent cleanup removes them)");
     Ok(())
 }
 
-/// Whether TCP in mid-stream is to be judged for a while (U27): nothing has used conntrack before this first
-/// start, and connections that exist have no entry (its conntrack is given, too); or an earlier run has
-/// begun to wait, and nobody knows since when.
-fn grace() -> Result<(bool, Option<Conntrack>)> {
+/// What was there before this start.
+struct Before {
+    /// Rules of an earlier run.
+    installed: bool,
+    /// TCP in mid-stream is to be judged for a while (U27): nothing has used conntrack before this first start, and
+    /// connections that exist have no entry; or an earlier run has begun to wait, and nobody knows since when.
+    judge_mid_stream: bool,
+    /// Conntrack, if nothing has used it.
+    unused: Option<Conntrack>,
+}
+
+fn before() -> Result<Before> {
     let mut nft = Nft::open()?;
     let mut earlier = None;
     for (family, name) in TABLES {
@@ -148,13 +175,30 @@ fn grace() -> Result<(bool, Option<Conntrack>)> {
             earlier = earlier.or(Some(false)).map(|waits| waits || drops_mid_stream(&chains) == Some(false));
         }
     }
-    if let Some(waits) = earlier {
-        return Ok((waits, None));
+    if let Some(judge_mid_stream) = earlier {
+        return Ok(Before { installed: true, judge_mid_stream, unused: None });
     }
     // without ctnetlink nobody can say
-    let Ok(mut conntrack) = Conntrack::open() else { return Ok((false, None)) };
+    let Ok(mut conntrack) = Conntrack::open() else {
+        return Ok(Before { installed: false, judge_mid_stream: false, unused: None });
+    };
     let unused = conntrack.count()? == 0;
-    Ok((unused, unused.then_some(conntrack)))
+    Ok(Before { installed: false, judge_mid_stream: unused, unused: unused.then_some(conntrack) })
+}
+
+/// Waits until a time, if there is one.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn written(store: &mut Option<Store>) -> state::Step {
+    match store {
+        Some(store) => store.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn next(revoker: &mut Option<Revoker>) -> revoke::Step {
@@ -170,250 +214,4 @@ async fn next(revoker: &mut Option<Revoker>) -> revoke::Step {
 )]
 fn listen() -> Result<AsyncFd<Listener>> {
     AsyncFd::new(Listener::open(&TABLES)?).context("cannot wait for changes of the ruleset")
-}
-
-fn start(source: Source, sender: mpsc::Sender<Update>) -> Result<tokio::task::JoinHandle<Result<()>>> {
-    match source {
-        Source::Manifests(folder) => {
-            weir_source::manifests::watch(folder.clone(), sender)
-                .with_context(|| format!("cannot read manifests in {}", folder.display()))?;
-            Ok(tokio::spawn(std::future::ready(Ok(()))))
-        }
-        Source::Cluster(options) => {
-            Ok(tokio::spawn(async { Ok(weir_source::cluster::watch(options, sender).await?) }))
-        }
-    }
-}
-
-/// The state between turns.
-struct Agent {
-    node: String,
-    compiler: Compiler,
-    settings: Settings,
-    planner: Planner,
-    kernel: Kernel,
-    ports: Finder,
-    /// Whether the kernel takes tables of bridges, once that is of interest.
-    bridge_tables: Option<bool>,
-    revoker: Option<Revoker>,
-    /// Nothing uses conntrack until the first commit.
-    unused: Option<Conntrack>,
-    /// The source has delivered its first complete set. Before, the kernel is left as it is: what an
-    /// earlier run put there is better than half of the policies.
-    synced: bool,
-    /// Pods, links or routes have changed: addresses may be attached elsewhere.
-    attach: bool,
-    ready: bool,
-    problems: BTreeMap<ObjectKey, Vec<Problem>>,
-    /// What has been said of bridges whose packets pass by.
-    unfiltered: BTreeSet<String>,
-    /// Policies of which the kernel refuses something.
-    closed: BTreeSet<ObjectKey>,
-    /// What has been said of what takes packets past the rules.
-    bypass: BTreeSet<&'static str>,
-    /// The last error, so that it is said once and not at each attempt.
-    failing: Option<String>,
-}
-
-impl Agent {
-    fn new(
-        node: String,
-        settings: Settings,
-        kernel: Kernel,
-        ports: Finder,
-        revoker: Option<Revoker>,
-    ) -> Self {
-        Agent {
-            compiler: Compiler::new(Scope::Node(node.clone())),
-            node,
-            settings,
-            planner: Planner::with(settings),
-            kernel,
-            ports,
-            bridge_tables: None,
-            revoker,
-            unused: None,
-            synced: false,
-            attach: false,
-            ready: false,
-            problems: BTreeMap::new(),
-            unfiltered: BTreeSet::new(),
-            closed: BTreeSet::new(),
-            bypass: BTreeSet::new(),
-            failing: None,
-        }
-    }
-
-    fn take(&mut self, updates: Vec<Update>) {
-        let started = Instant::now();
-        let mut all: Vec<Event> = Vec::new();
-        for update in updates {
-            match update {
-                Update::Batch { events, synced } => {
-                    all.extend(events);
-                    self.synced |= synced;
-                }
-                Update::Problem(problem) => tracing::warn!("{problem}"),
-            }
-        }
-        let events = all.len();
-        if let Some(revoker) = &mut self.revoker {
-            revoker.events(self.planner.slice(), &all);
-        }
-        let deltas = self.compiler.apply(all);
-        for (policy, problems) in deltas.policies {
-            self.report(policy, problems.unwrap_or_default());
-        }
-        for delta in deltas.slices.iter().filter(|d| *d.node == *self.node) {
-            let pods = |change: &Change| matches!(change, Change::Pod(..) | Change::PodGone(_));
-            self.attach |= delta.changes.iter().any(pods);
-            if let Some(revoker) = &mut self.revoker {
-                revoker.changes(self.planner.slice(), &delta.changes);
-            }
-            self.planner.update(&delta.changes);
-        }
-        tracing::debug!(events, took = ?started.elapsed(), "compiled");
-    }
-
-    fn report(&mut self, policy: ObjectKey, problems: Vec<Problem>) {
-        if self.problems.get(&policy).map_or(&[][..], Vec::as_slice) == problems {
-            return;
-        }
-        for problem in &problems {
-            tracing::warn!("NetworkPolicy {policy} cannot be enforced as written: {problem}");
-        }
-        if problems.is_empty() {
-            tracing::info!("NetworkPolicy {policy} has no problems any more");
-            self.problems.remove(&policy);
-        } else {
-            self.problems.insert(policy, problems);
-        }
-    }
-
-    /// Tries again what the kernel has refused.
-    fn reopen(&mut self) {
-        if !self.planner.reopen() && !self.closed.is_empty() {
-            tracing::info!("all NetworkPolicies are enforced again");
-            self.closed.clear();
-        }
-    }
-
-    /// Makes the kernel equal to what is known now.
-    fn turn(&mut self, links: &Watcher) {
-        if !self.synced {
-            return;
-        }
-        if std::mem::take(&mut self.attach) {
-            let attachments = self.attachments(links);
-            self.report_bridges(&attachments);
-            let pods = self.planner.slice().pods.iter().map(|(key, pod)| (key, pod.addresses.as_slice()));
-            let ports = self.ports.find(pods, &attachments, links.table(), self.settings.close_unknown);
-            self.planner.attach(attachments);
-            let possible = self.bridge_is_possible(&ports);
-            let without = Ports { unknown_own: ports.unknown_own.clone(), ..Ports::default() };
-            self.planner.ports(if possible { ports } else { without });
-        }
-        let started = Instant::now();
-        let report = |error: &Error, policies: BTreeSet<ObjectKey>| {
-            // said once, and not each time that it is tried again
-            let new: Vec<String> =
-                policies.iter().filter(|p| !self.closed.contains(p)).map(ObjectKey::to_string).collect();
-            if !new.is_empty() {
-                tracing::error!(
-                    "NetworkPolicies {} cannot be enforced, the pods that they select are closed until they can \
-                     (tried again each minute), other policies are in force: the kernel refuses to {error}",
-                    new.join(", ")
-                );
-            }
-            self.closed.extend(policies);
-        };
-        match enforce(&mut self.planner, &mut self.kernel, report) {
-            Ok(done) => {
-                if let Done::Applied { ops, compared } = done {
-                    tracing::debug!(ops, compared, took = ?started.elapsed(), "applied");
-                }
-                if self.failing.take().is_some() {
-                    tracing::info!("the kernel is in step again");
-                }
-                // The kernel begins to track before the first rules are in force: what it has met until then, in
-                // whatever direction, no rule has judged.
-                if let Some(Err(error)) = self.unused.take().map(|mut conntrack| conntrack.flush()) {
-                    tracing::warn!("connections from before the first start may live on: {error}");
-                }
-                if let Some(revoker) = &mut self.revoker {
-                    if matches!(done, Done::Applied { compared: true, .. }) {
-                        revoker.repaired();
-                    }
-                    revoker.committed(self.planner.slice());
-                }
-                if !self.ready {
-                    self.ready = true;
-                    let slice = self.planner.slice();
-                    tracing::info!(
-                        pods = slice.pods.len(),
-                        policies = slice.policies.len(),
-                        changed = done != Done::Nothing,
-                        "ready: the kernel holds the complete slice of node {}",
-                        self.node
-                    );
-                }
-            }
-            Err(error) => {
-                let error = format!("{:#}", anyhow::Error::from(error));
-                if self.failing.as_ref() != Some(&error) {
-                    tracing::error!(
-                        "cannot bring the kernel into step; what it holds stays in force, trying again: {error}"
-                    );
-                    self.failing = Some(error);
-                }
-            }
-        }
-    }
-
-    /// Whether there can be a table for these ports. Without one, all else is still enforced.
-    fn bridge_is_possible(&mut self, ports: &Ports) -> bool {
-        if ports.pods.is_empty() && ports.unknown.is_empty() {
-            return true;
-        }
-        *self.bridge_tables.get_or_insert_with(|| {
-            let possible = self.kernel.takes(Family::Bridge);
-            if !possible {
-                tracing::warn!(
-                    "the kernel has no nf_tables for bridges (CONFIG_NF_TABLES_BRIDGE; modprobe nf_tables_bridge and \
-                     restart the agent): pods that share a bridge are told apart by their addresses alone, and \
-                     can forge them"
-                );
-            }
-            possible
-        })
-    }
-
-    /// Once for each, however often it comes and goes.
-    fn report_bypass(&mut self, links: &LinkTable) {
-        for (what, warning) in bypass::seen(links) {
-            if self.bypass.insert(what) {
-                tracing::warn!("{warning}");
-            }
-        }
-    }
-
-    fn revoke(&mut self, step: revoke::Step, links: &Watcher) {
-        if let Some(revoker) = &mut self.revoker {
-            revoker.step(step, self.planner.slice(), |address| links.table().is_local(address));
-        }
-    }
-
-    fn report_bridges(&mut self, attachments: &Attachments) {
-        let unfiltered = bridge::unfiltered(attachments);
-        for warning in unfiltered.difference(&self.unfiltered) {
-            tracing::warn!("{warning}");
-        }
-        self.unfiltered = unfiltered;
-    }
-
-    fn attachments(&self, links: &Watcher) -> Attachments {
-        let pods = self.planner.slice().pods.iter().map(|(key, pod)| (key, pod.addresses.as_slice()));
-        let all = links.table().attachments(pods).into_iter().flat_map(|(_, addresses)| addresses);
-        all.filter_map(|(address, attachment)| Some((address, attachment?))).collect()
-    }
 }

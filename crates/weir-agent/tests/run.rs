@@ -43,6 +43,9 @@ fn links_routes_and_what_others_did_to_the_table_are_followed_by_events() {
         cni_results: folder.join("no-results"),
         mid_stream_grace: Duration::ZERO,
         sets: SetBackend::Nft,
+        state: folder.join("no-state"),
+        isolate_after_reboot: None,
+        metrics: None,
     };
     // a thread begins in the namespace of the one that made it
     std::thread::spawn(|| {

@@ -1,62 +1,63 @@
 //! From the compiler's deltas to what agents have yet to be told, each change encoded once.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use prost::bytes::Bytes;
-use weir_compiler::slice::{Change, PeerSetId};
+use weir_compiler::slice::{Change, Changes, PeerSet, PeerSetId};
 use weir_proto::Key;
 
 use crate::pending::{MemberDelta, Pending};
 
-/// What of one batch has been encoded already. Within a batch, a change of one thing is the same for all nodes.
+/// The changes of one batch, as far as somebody needed them encoded.
 #[derive(Debug, Default)]
 pub struct Encoder {
-    puts: HashMap<Key, (Arc<Key>, Bytes)>,
-    gone: HashMap<Key, (Arc<Key>, Bytes)>,
-    anew: HashMap<PeerSetId, Arc<[Bytes]>>,
-    members: HashMap<PeerSetId, Arc<MemberDelta>>,
+    /// By their places in the batch's table.
+    ready: Vec<Option<Ready>>,
+}
+
+#[derive(Debug)]
+enum Ready {
+    Put(Arc<Key>, Bytes),
+    /// With all of its members.
+    PeerSet(PeerSetId, Arc<Key>, Bytes, Arc<[Bytes]>),
+    Gone(Arc<Key>, Bytes),
+    Members(PeerSetId, Arc<MemberDelta>),
 }
 
 impl Encoder {
-    /// Adds changes of a slice to what its agent has yet to be told.
-    pub fn add<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change>, to: &mut Pending) {
-        for change in changes {
-            match (Key::of(change), change) {
-                (Some((key, true)), _) => {
-                    if let Change::PeerSet(id, set, members) = change
-                        && !matches!(set, weir_compiler::slice::PeerSet::Cidrs(_))
-                    {
-                        let all = self
-                            .anew
-                            .entry(*id)
-                            .or_insert_with(|| weir_proto::members(*id, true, members, &[]).into());
-                        to.anew(*id, all);
-                    }
-                    let (key, bytes) = once(&mut self.puts, key, || weir_proto::change(change));
+    /// Adds changes of a slice to what its agent has yet to be told. All calls must be about one batch.
+    pub fn add(&mut self, changes: &Changes, to: &mut Pending) {
+        let table = changes.table();
+        self.ready.resize_with(table.len(), || None);
+        for at in changes.places().iter().flat_map(|places| places.start as usize..places.end as usize) {
+            match self.ready[at].get_or_insert_with(|| Ready::new(&table[at])) {
+                Ready::Put(key, bytes) => to.put(key, bytes),
+                Ready::PeerSet(id, key, bytes, members) => {
                     to.put(key, bytes);
+                    to.anew(*id, members);
                 }
-                (Some((key, false)), _) => {
-                    let (key, bytes) = once(&mut self.gone, key, || weir_proto::change(change));
-                    to.gone(key, bytes);
-                }
-                (None, Change::Members { id, added, removed }) => {
-                    let delta = self.members.entry(*id).or_insert_with(|| {
-                        let encoded = weir_proto::members(*id, false, added, removed);
-                        MemberDelta { added: added.to_vec(), removed: removed.to_vec(), encoded }.into()
-                    });
-                    to.members(*id, delta);
-                }
-                (None, _) => unreachable!("only members have no key"),
+                Ready::Gone(key, bytes) => to.gone(key, bytes),
+                Ready::Members(id, delta) => to.members(*id, delta),
             }
         }
     }
 }
 
-fn once(
-    all: &mut HashMap<Key, (Arc<Key>, Bytes)>,
-    key: Key,
-    encode: impl FnOnce() -> Bytes,
-) -> &(Arc<Key>, Bytes) {
-    all.entry(key).or_insert_with_key(|key| (Arc::new(key.clone()), encode()))
+impl Ready {
+    fn new(change: &Change) -> Self {
+        match (change, Key::of(change)) {
+            (Change::PeerSet(id, set, members), Some((key, _))) if !matches!(set, PeerSet::Cidrs(_)) => {
+                let members = weir_proto::members(*id, true, members, &[]).into();
+                Ready::PeerSet(*id, Arc::new(key), weir_proto::change(change), members)
+            }
+            (Change::Members { id, added, removed }, _) => {
+                let encoded = weir_proto::members(*id, false, added, removed);
+                let (added, removed) = (added.to_vec(), removed.to_vec());
+                Ready::Members(*id, Arc::new(MemberDelta { added, removed, encoded }))
+            }
+            (_, Some((key, true))) => Ready::Put(Arc::new(key), weir_proto::change(change)),
+            (_, Some((key, false))) => Ready::Gone(Arc::new(key), weir_proto::change(change)),
+            (_, None) => unreachable!("only members have no key"),
+        }
+    }
 }

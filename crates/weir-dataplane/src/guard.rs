@@ -54,17 +54,17 @@ pub(crate) fn add_to(table: &mut Table) {
     table.chains.insert("guard".to_owned(), Chain { hook, rules });
 }
 
-/// Interfaces that look like pods' own, and are of none that is known.
+/// Interfaces that look like pods' own, and are of none that is known; the chain that closes them.
 pub(crate) const UNKNOWN: &str = "unknown";
 
-/// Adds what closes unknown pods (U11): nothing is forwarded from or to them, whatever is established.
-pub(crate) fn add_unknown_to(table: &mut Table) {
-    table.sets.insert(UNKNOWN.to_owned(), Set { decl: decl(&[Field::IfName]), elements: BTreeMap::new() });
+/// What closes unknown pods (U11): nothing is forwarded from or to them, whatever is established.
+pub(crate) fn unknown() -> (Set, Chain) {
+    let set = Set { decl: decl(&[Field::IfName]), elements: BTreeMap::new() };
     let rules = [MetaKey::IifName, MetaKey::OifName]
         .map(|key| Match::default().interface_in(key, UNKNOWN).then(Verdict::Drop));
     // before `forward`
     let hook = Some(Hook { point: HookPoint::Forward, priority: -1 });
-    table.chains.insert("unknown".to_owned(), Chain { hook, rules: rules.into() });
+    (set, Chain { hook, rules: rules.into() })
 }
 
 /// fe80::/10

@@ -154,7 +154,9 @@ impl Planner {
             guard::add_to(&mut table);
         }
         if settings.close_unknown {
-            guard::add_unknown_to(&mut table);
+            let (set, chain) = guard::unknown();
+            table.sets.insert(guard::UNKNOWN.to_owned(), set);
+            table.chains.insert(guard::UNKNOWN.to_owned(), chain);
         }
         Planner {
             settings,
@@ -195,6 +197,24 @@ impl Planner {
         self.settings.drop_mid_stream = true;
         let rulesets: Vec<RulesetId> = self.layouts.keys().copied().collect();
         rulesets.into_iter().for_each(|id| self.put_ruleset(id));
+    }
+
+    /// From now on, what looks like a pod and is none that is known is closed, or open.
+    pub fn close_unknown(&mut self, close: bool) {
+        if std::mem::replace(&mut self.settings.close_unknown, close) == close {
+            return;
+        }
+        self.ports.unknown.clear();
+        self.ports.unknown_own.clear();
+        if close {
+            let (set, chain) = guard::unknown();
+            self.edited.put_set(guard::UNKNOWN, set);
+            self.edited.put_chain(guard::UNKNOWN, chain);
+        } else {
+            self.edited.remove_chain(guard::UNKNOWN);
+            self.edited.remove_set(guard::UNKNOWN);
+        }
+        self.make_bridge();
     }
 
     /// Takes changes of the slice.

@@ -11,6 +11,7 @@
 //!   revoke: 100,000 connections, some of which a change forbids
 //!   compile: large clusters, for all of their nodes; each run is a process of its own
 //!   compare: connections, beside other ways to enforce the same policies
+//!   fanout: one controller, 5,000 simulated agents
 //!                                          all ──> figures: a table, and a line of JSON ──> plot: SVG
 //! ```
 //!
@@ -23,6 +24,7 @@ mod change;
 mod cluster;
 mod compare;
 mod compile;
+mod fanout;
 mod figures;
 mod live;
 mod node;
@@ -57,6 +59,11 @@ struct Cli {
 enum Command {
     /// Compiles a large cluster for all of its nodes: time, memory, and what changes cost then
     Compile(compile::Options),
+    /// How long changes take from one controller to thousands of agents, on loopback
+    Fanout(fanout::Fanout),
+    /// The controller of `fanout`, in a process of its own
+    #[command(hide = true)]
+    FanoutController(fanout::Fanout),
     /// Draws the comparison of an earlier run as SVG
     Plot {
         /// What that run printed, or the last line of it
@@ -107,6 +114,8 @@ fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Some(Command::Plot { results, svg }) => return compare::plot::plot(results, svg),
         Some(Command::Compile(options)) => return compile::main(options),
+        Some(Command::Fanout(options)) => return fanout::run(*options),
+        Some(Command::FanoutController(options)) => return fanout::serve(*options),
         None => {}
     }
     let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;

@@ -1,7 +1,7 @@
 //! Watches of an API server.
 //!
 //! ```text
-//!   namespaces ─┐ follow: streamed list (or paged), then watch; backs off from errors
+//!   namespaces ─┐ follow: streamed list (or paged), then watches; backs off from errors
 //!   pods ───────┼──> steps ──> Differ ──> Update::Batch
 //!   policies ───┘       └──> Update::Problem
 //! ```
@@ -10,7 +10,6 @@
 //! Memory is proportional to the number of objects (key and digest of each), plus what is pending
 //! for a receiver that is slow: one event per object at most.
 
-mod backoff;
 mod follow;
 mod lean;
 
@@ -71,7 +70,7 @@ pub async fn watch(options: Options, updates: Sender<Update>) -> Result<(), Erro
     Ok(())
 }
 
-/// The same, with a client that is there already.
+/// The same, with a client that is there already. Its reads must not time out before a watch may be silent (140 s).
 pub async fn watch_with(client: Client, updates: Sender<Update>) {
     let (sender, mut steps) = channel(STEPS);
     let mut followers = JoinSet::new();

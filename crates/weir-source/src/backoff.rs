@@ -11,14 +11,14 @@ const FORGOTTEN: Duration = Duration::from_secs(90);
 
 /// Doubling pauses with jitter, so that agents do not all come back in the same moment.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub struct Backoff {
     errors: u32,
     last: Option<Instant>,
 }
 
 impl Backoff {
     /// An error at this time: how long to wait, and whether it is the first of its streak.
-    pub(super) fn error(&mut self, now: Instant) -> (Duration, bool) {
+    pub fn error(&mut self, now: Instant) -> (Duration, bool) {
         if self.last.is_some_and(|last| now.saturating_duration_since(last) > FORGOTTEN) {
             self.errors = 0;
         }
@@ -32,7 +32,7 @@ impl Backoff {
     }
 
     /// It works: true if it did not before.
-    pub(super) fn works(&mut self) -> bool {
+    pub fn works(&mut self) -> bool {
         std::mem::take(&mut self.errors) > 0
     }
 }
