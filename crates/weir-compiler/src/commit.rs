@@ -1,34 +1,28 @@
 //! From what events touched to the changes of each node's slice.
 //!
 //! ```text
+//!   members, policies ──> told to the nodes that have their set, their subject
 //!   classes ──> profiles ──> rulesets compiled again
 //!   pods ──> placed on nodes ──> what the node lacks comes, what it no longer needs goes
-//!   policies, members ──> told to the nodes that have their subject, their set
 //! ```
 //!
-//! A vertex that leaves and comes back within one batch is never gone in between, for it is held anew before
+//! //! A vertex that leaves and comes back within one batch is never gone in between, for it is held anew before
 //! it is let go. What a batch costs is in proportion to what it touches, and to how many nodes that concerns.
 
 use crate::compiler::{Compiler, Scope};
-use crate::deltas::{Phase, Table};
+use crate::deltas::Phase;
 use crate::graph::Vertex;
 use crate::nodes::Batch;
-use crate::object::ObjectKey;
 use crate::population::Placed;
 use crate::profiles::Rulesets;
 use crate::slice::{Change, Member, PeerSetId, SliceDelta};
 
-/// A policy that left its subject, and who has had it by that.
-struct Left {
-    key: ObjectKey,
-    nodes: Vec<u32>,
-}
-
 impl Compiler {
     pub(crate) fn commit(&mut self) -> Vec<SliceDelta> {
-        self.batches += 1;
-        let mut batch = Batch { number: self.batches, table: Table::default(), nodes: Vec::new() };
-        let left_policies = self.left_policies();
+        let mut batch = Batch::default();
+        // before nodes get and lose anything
+        self.tell_members(&mut batch);
+        self.tell_policies(&mut batch);
 
         let mut unused = std::mem::take(&mut self.population.journal.unclassed);
         unused.retain(|profile| self.profiles.leave(*profile));
@@ -48,14 +42,13 @@ impl Compiler {
         for pod in self.population.take_pods() {
             self.place_pod(pod, &mut left, &mut batch);
         }
-        self.tell_policies(left_policies, &mut batch);
-        self.tell_members(&mut batch);
 
         for (node, profile) in left {
             if self.profiles.all[profile as usize].nodes.take_one(node) {
                 self.let_go_profile(node, profile, &mut batch);
             }
         }
+        self.forget_places(&mut batch);
         let mut released: Vec<Vertex> = Vec::new();
         for (nodes, rulesets) in replaced {
             for node in nodes {
@@ -70,17 +63,28 @@ impl Compiler {
         self.finish(batch)
     }
 
+    /// The table is complete: nothing of this batch is to be found in that of the next.
+    fn forget_places(&mut self, batch: &mut Batch) {
+        for vertex in batch.vertices.drain(..) {
+            *self.graph.at(vertex) = None;
+        }
+        for selection in batch.subjects.drain(..) {
+            self.subjects.get_mut(&selection).expect("profiles name it").at = None;
+        }
+        for profile in batch.profiles.drain(..) {
+            self.profiles.all[profile as usize].at = None;
+        }
+    }
+
     fn finish(&mut self, mut batch: Batch) -> Vec<SliceDelta> {
         batch.nodes.sort_unstable();
-        let mut told = Vec::with_capacity(batch.nodes.len());
-        for node in batch.nodes {
-            let name = self.population.nodes.name(node).clone();
-            told.extend(self.take_told(node).map(|changes| (name, changes)));
-        }
+        let names = &self.population.nodes;
+        let told = batch.nodes.iter().map(|node| (names.name(*node).clone(), self.nodes.take_told(*node)));
+        let deltas = batch.table.finish(told);
         for node in std::mem::take(&mut self.left_nodes) {
             self.population.nodes.release(node);
         }
-        batch.table.finish(told)
+        deltas
     }
 
     /// Puts a pod where it belongs now: `left` are the profiles that it no longer has somewhere.
@@ -93,14 +97,14 @@ impl Compiler {
             && now.as_ref().is_none_or(|now| now.node != before.node)
         {
             let gone = batch.table.push(Change::PodGone(self.population.pod_state(pod).key.clone()));
-            self.tell(before.node, Phase::PodsGone, gone, batch);
-            self.node(before.node, batch).pods.remove(pod);
+            self.nodes.tell(before.node, Phase::PodsGone, gone, batch);
+            self.nodes.touch(before.node, batch).pods.remove(pod);
             self.left_nodes.push(before.node);
         }
         if let Some(now) = &now {
             let stays = before.as_ref().is_some_and(|before| before.node == now.node);
             if !stays {
-                self.node(now.node, batch).pods.insert(pod);
+                self.nodes.touch(now.node, batch).pods.insert(pod);
                 self.population.nodes.retain(now.node);
             }
             if !stays || before.as_ref().is_some_and(|before| before.profile != now.profile) {
@@ -120,8 +124,8 @@ impl Compiler {
         if let Some(now) = &now
             && before.as_ref() != Some(now)
         {
-            let changes = batch.table.push(self.pod_change(pod, now));
-            self.tell(now.node, Phase::Pods, changes, batch);
+            let at = batch.table.push(self.pod_change(pod, now));
+            self.nodes.tell(now.node, Phase::Pods, at, batch);
         }
         self.population.pod_state_mut(pod).placed = now;
         if !living {
@@ -144,51 +148,33 @@ impl Compiler {
         Some(Placed { node, profile, addresses: state.owned.clone() })
     }
 
-    /// The policies that left their subjects, before nodes get and lose any.
-    fn left_policies(&mut self) -> Vec<Left> {
-        let left = std::mem::take(&mut self.policies.left);
-        let of = left.into_iter().filter_map(|(selection, key)| {
-            let nodes: Vec<u32> = self.subjects.get(&selection)?.nodes.iter().collect();
-            (!nodes.is_empty()).then_some(Left { key, nodes })
-        });
-        of.collect()
-    }
-
-    /// Policies that went, came or changed: to the nodes that had, or have, their subjects. Nodes that are about
-    /// to lose a subject are told, too: they are told that all of its policies are gone then.
-    fn tell_policies(&mut self, left: Vec<Left>, batch: &mut Batch) {
-        for Left { key, mut nodes } in left {
-            if let Some(id) = self.policies.find(&key) {
-                // it has another subject now, which some may have as well
-                let subject = &self.subjects[&self.policies.all[id as usize].selection];
-                nodes.retain(|node| !subject.nodes.contains(*node));
-            }
-            if !nodes.is_empty() {
-                let gone = batch.table.push(Change::PolicyGone(key));
-                nodes.into_iter().for_each(|n| self.tell(n, Phase::PoliciesGone, gone.clone(), batch));
-            }
+    /// Policies that went, came or changed: to the nodes that have their subjects so far. Who gets a subject
+    /// in this batch gets all of its policies anyway, and who loses it is told that all of them are gone.
+    fn tell_policies(&mut self, batch: &mut Batch) {
+        for (selection, key) in std::mem::take(&mut self.policies.left) {
+            let Some(subject) = self.subjects.get(&selection) else { continue };
+            // it may have another subject now, which some may have as well
+            let now = self.policies.find(&key).map(|id| self.policies.all[id as usize].selection);
+            let now = now.map(|selection| &self.subjects[&selection]);
+            let loses = |node: &u32| !now.is_some_and(|subject| subject.nodes.contains(*node));
+            let nodes: Vec<u32> = subject.nodes.keys().filter(loses).collect();
+            self.tell_edited(&nodes, || Change::PolicyGone(key), batch);
         }
         for id in self.policies.take_changed() {
-            let selection = self.policies.all[id as usize].selection;
-            let holders = self.subjects[&selection].nodes.iter();
-            let nodes: Vec<u32> = holders.filter(|n| self.has_had_subject(*n, selection, batch)).collect();
-            if !nodes.is_empty() {
-                let new = batch.table.push(self.policy_change(id));
-                nodes.into_iter().for_each(|n| self.tell(n, Phase::Policies, new.clone(), batch));
-            }
+            let subject = &self.subjects[&self.policies.all[id as usize].selection];
+            let nodes: Vec<u32> = subject.nodes.keys().collect();
+            let new = (!nodes.is_empty()).then(|| self.policy_change(id));
+            new.into_iter().for_each(|new| self.tell_edited(&nodes, || new, batch));
         }
     }
 
+    /// Members that came and went: to the nodes that have the set so far.
     fn tell_members(&mut self, batch: &mut Batch) {
         let changed = std::mem::take(&mut self.population.journal.members);
         let mut changed: Vec<_> = changed.into_iter().filter(|(_, changes)| !changes.is_empty()).collect();
         changed.sort_unstable_by_key(|(vertex, _)| self.graph.id(*vertex));
         for (vertex, changes) in changed {
-            let holders = self.peer_sets.holders(vertex);
-            let nodes: Vec<u32> = holders.filter(|n| self.has_had_vertex(*n, vertex, batch)).collect();
-            if nodes.is_empty() {
-                continue;
-            }
+            let nodes: Vec<u32> = self.graph.nodes(vertex).keys().collect();
             let of = |wanted: bool| {
                 let mut list: Vec<Member> =
                     changes.iter().filter(|(_, added)| **added == wanted).map(|(m, _)| *m).collect();
@@ -196,8 +182,14 @@ impl Compiler {
                 list
             };
             let id = PeerSetId(self.graph.id(vertex));
-            let change = batch.table.push(Change::Members { id, added: of(true), removed: of(false) });
-            nodes.into_iter().for_each(|n| self.tell(n, Phase::Members, change.clone(), batch));
+            self.tell_edited(&nodes, || Change::Members { id, added: of(true), removed: of(false) }, batch);
+        }
+    }
+
+    fn tell_edited(&mut self, nodes: &[u32], change: impl FnOnce() -> Change, batch: &mut Batch) {
+        if !nodes.is_empty() {
+            let at = batch.table.push(change());
+            nodes.iter().for_each(|node| self.nodes.tell(*node, Phase::Edited, at, batch));
         }
     }
 }

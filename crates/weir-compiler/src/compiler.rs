@@ -2,17 +2,16 @@
 
 use hashbrown::{HashMap, HashSet};
 
-use crate::deltas::{Phase, Table, Told};
-use crate::graph::{Graph, Vertex};
+use crate::graph::Graph;
 use crate::lower::PeerSets;
-use crate::nodes::NodeState;
+use crate::nodes::NodeStates;
 use crate::object::{Event, ObjectKey};
 use crate::policies::Policies;
 use crate::policy::{Problem, ReadPolicy};
 use crate::population::{Placed, Population};
 use crate::profiles::Profiles;
-use crate::slice::{Change, Changes, NodeSlice, SliceDelta, SlicePod};
-use crate::small::{PlaceSet, Places};
+use crate::slice::{Change, SliceDelta, SlicePod};
+use crate::small::Places;
 use crate::subjects::Subject;
 
 /// For which nodes slices are kept.
@@ -47,11 +46,9 @@ pub struct Compiler {
     /// By the number of their selection.
     pub(crate) subjects: Places<u32, Subject>,
     pub(crate) profiles: Profiles,
-    pub(crate) nodes: Places<u32, NodeState>,
+    pub(crate) nodes: NodeStates,
     /// Nodes that pods left in this batch: their names are needed until its end.
     pub(crate) left_nodes: Vec<u32>,
-    /// How many batches there have been.
-    pub(crate) batches: u64,
 }
 
 impl Compiler {
@@ -66,9 +63,8 @@ impl Compiler {
             orphans: HashMap::new(),
             subjects: Places::default(),
             profiles: Profiles::default(),
-            nodes: Places::default(),
+            nodes: NodeStates::default(),
             left_nodes: Vec::new(),
-            batches: 0,
         }
     }
 
@@ -81,55 +77,6 @@ impl Compiler {
         Deltas { slices: self.commit(), policies }
     }
 
-    /// The whole slice of a node, as changes of an empty one.
-    pub fn snapshot(&self, node: &str) -> SliceDelta {
-        let empty = || SliceDelta { node: node.into(), changes: Changes::default() };
-        self.snapshots([node]).pop().unwrap_or_else(empty)
-    }
-
-    /// The whole slices of these nodes, without those that are empty: what they have in common is there once.
-    pub fn snapshots<'n>(&self, nodes: impl IntoIterator<Item = &'n str>) -> Vec<SliceDelta> {
-        let mut table = Table::default();
-        let all = nodes.into_iter().filter_map(|name| {
-            let node = self.population.nodes.find(name)?;
-            let told = self.tell_all(self.nodes.get(&node)?, &mut table);
-            Some((self.population.nodes.name(node).clone(), told))
-        });
-        let all: Vec<_> = all.collect();
-        table.finish(all)
-    }
-
-    fn tell_all(&self, node: &NodeState, table: &mut Table) -> Told {
-        let mut told = Told::default();
-        let (mut profiles, mut subjects) = (PlaceSet::default(), PlaceSet::default());
-        let mut vertices = HashSet::new();
-        for pod in node.pods.iter() {
-            let placed = self.population.pod_state(pod).placed.as_ref().expect("it is on this node");
-            told.add(Phase::Pods, table.push(self.pod_change(pod, placed)));
-            if !profiles.insert(placed.profile) {
-                continue;
-            }
-            told.add(Phase::Profiles, self.about_profile(placed.profile, table));
-            let profile = &self.profiles.all[placed.profile as usize];
-            for subject in profile.selections.iter().filter(|s| subjects.insert(**s)) {
-                told.add(Phase::Policies, self.about_policies(*subject, table));
-            }
-            for ruleset in &profile.rulesets {
-                self.tell_vertex(*ruleset, &mut vertices, &mut told, table);
-            }
-        }
-        told
-    }
-
-    fn tell_vertex(&self, vertex: Vertex, seen: &mut HashSet<Vertex>, told: &mut Told, table: &mut Table) {
-        if seen.insert(vertex) {
-            for child in self.graph.children(vertex) {
-                self.tell_vertex(child, seen, told, table);
-            }
-            told.add(Phase::Graph, self.about_vertex(vertex, table));
-        }
-    }
-
     /// A pod as slices have it.
     pub(crate) fn pod_change(&self, pod: u32, placed: &Placed) -> Change {
         let profile = &self.profiles.all[placed.profile as usize];
@@ -139,13 +86,6 @@ impl Compiler {
             ports: profile.ports.clone(),
         };
         Change::Pod(self.population.pod_state(pod).key.clone(), state)
-    }
-
-    /// The slice of a node.
-    pub fn slice(&self, node: &str) -> NodeSlice {
-        let mut slice = NodeSlice::default();
-        slice.apply(&self.snapshot(node).changes);
-        slice
     }
 
     /// The policies that cannot be enforced as they are, sorted.

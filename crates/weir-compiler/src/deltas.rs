@@ -7,71 +7,43 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::slice::{Change, Changes, SliceDelta};
-use crate::small::{Places, place};
+use crate::small::place;
 
 /// When, among the changes of a node, a change is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
-    Graph,
-    Policies,
-    Profiles,
+    /// Of what the node has had before.
+    Edited,
+    /// Vertices, policies and profiles, in the order in which they are added.
+    New,
     Pods,
-    Members,
     PodsGone,
     ProfilesGone,
     PoliciesGone,
     GraphGone,
 }
 
-/// What a change is about that several nodes may need.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum About {
-    Vertex(u32),
-    VertexGone(u32),
-    /// All policies of a subject.
-    Policies(u32),
-    PoliciesGone(u32),
-    Profile(u32),
-    ProfileGone(u32),
-}
-
 /// One batch's changes; those of each node are with the node.
 #[derive(Debug, Default)]
-pub(crate) struct Table {
-    changes: Vec<Change>,
-    known: Places<About, Range<u32>>,
-}
+pub(crate) struct Table(Vec<Change>);
 
 impl Table {
-    /// A change that concerns one node, or several that are told of it at once.
-    pub(crate) fn push(&mut self, change: Change) -> Range<u32> {
-        self.extend([change])
+    /// Adds a change: where it is.
+    pub(crate) fn push(&mut self, change: Change) -> u32 {
+        self.0.push(change);
+        place(self.0.len() - 1)
     }
 
-    /// Changes that belong together.
+    /// Adds changes that belong together.
     pub(crate) fn extend(&mut self, changes: impl IntoIterator<Item = Change>) -> Range<u32> {
-        let start = place(self.changes.len());
-        self.changes.extend(changes);
-        start..place(self.changes.len())
-    }
-
-    /// The changes about this, made if they are not there yet.
-    pub(crate) fn about<C: IntoIterator<Item = Change>>(
-        &mut self,
-        about: About,
-        make: impl FnOnce() -> C,
-    ) -> Range<u32> {
-        if let Some(known) = self.known.get(&about) {
-            return known.clone();
-        }
-        let made = self.extend(make());
-        self.known.insert(about, made.clone());
-        made
+        let start = place(self.0.len());
+        self.0.extend(changes);
+        start..place(self.0.len())
     }
 
     /// The deltas of nodes, each with what it is to be told.
     pub(crate) fn finish(self, nodes: impl IntoIterator<Item = (Arc<str>, Told)>) -> Vec<SliceDelta> {
-        let table = Arc::new(self.changes);
+        let table = Arc::new(self.0);
         let deltas = nodes.into_iter().map(|(node, told)| {
             let changes = Changes::new(table.clone(), told.in_order());
             SliceDelta { node, changes }

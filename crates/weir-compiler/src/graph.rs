@@ -18,6 +18,7 @@ use crate::ports::PortSet;
 use crate::slice::{
     Action, Direction, Entry, PeerSet, PeerSetId, PortSetId, Rule, RuleId, Ruleset, RulesetId,
 };
+use crate::small::PlaceMap;
 
 /// A vertex.
 pub(crate) type Vertex = NodeIndex<u32>;
@@ -42,6 +43,10 @@ struct Interned {
     id: [u8; 16],
     refs: u32,
     content: Content,
+    /// In which nodes' slices it is, and how many reasons there are for that: vertices above it, and profiles.
+    nodes: PlaceMap<u32>,
+    /// Where it is in the table of the batch that is being made.
+    at: Option<u32>,
 }
 
 /// See the module.
@@ -125,7 +130,8 @@ impl Graph {
             self.vertices[vertex].refs += 1;
             return (vertex, false);
         }
-        let vertex = self.vertices.add_node(Interned { id, refs: 1, content: content() });
+        let interned = Interned { id, refs: 1, content: content(), nodes: PlaceMap::default(), at: None };
+        let vertex = self.vertices.add_node(interned);
         self.by_id.insert(id, vertex);
         (vertex, true)
     }
@@ -151,6 +157,28 @@ impl Graph {
                 dead.push(vertex);
             }
         }
+    }
+
+    /// A node's slice needs the vertex for one reason more: whether it is the first.
+    pub(crate) fn hold(&mut self, vertex: Vertex, node: u32) -> bool {
+        let (count, new) = self.vertices[vertex].nodes.get_or_default(node);
+        *count += 1;
+        new
+    }
+
+    /// For one reason less: whether it was the last.
+    pub(crate) fn let_go(&mut self, vertex: Vertex, node: u32) -> bool {
+        self.vertices[vertex].nodes.take_one(node)
+    }
+
+    /// The nodes whose slices have the vertex.
+    pub(crate) fn nodes(&self, vertex: Vertex) -> &PlaceMap<u32> {
+        &self.vertices[vertex].nodes
+    }
+
+    /// Where the vertex is in the table of the batch that is being made.
+    pub(crate) fn at(&mut self, vertex: Vertex) -> &mut Option<u32> {
+        &mut self.vertices[vertex].at
     }
 
     pub(crate) fn content(&self, vertex: Vertex) -> &Content {

@@ -37,6 +37,7 @@ pub mod selector;
 mod selector_index;
 pub mod slice;
 mod small;
+mod snapshot;
 mod subjects;
 pub mod verdict;
 

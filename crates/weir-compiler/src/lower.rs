@@ -11,7 +11,7 @@ use crate::population::Population;
 use crate::ports::PortSet;
 use crate::selector::Selector;
 use crate::slice::{Action, Direction, PeerSet, PeerSetId};
-use crate::small::{PlaceSet, Places, place};
+use crate::small::{Places, place};
 
 /// A policy's rules in the graph. Holds references to vertices; [`Lowered::release`] gives them back.
 #[derive(Debug)]
@@ -158,7 +158,7 @@ impl Lower<'_> {
         let (vertex, new) = self.graph.peer_set(id, set);
         if new {
             self.population.attach(selection, vertex, self.graph.content(vertex));
-            self.peer_sets.0.insert(key(vertex), Held { selection, nodes: PlaceSet::default() });
+            self.peer_sets.0.insert(place(vertex.index()), selection);
         } else {
             self.population.release(selection);
         }
@@ -212,47 +212,22 @@ pub(crate) fn endpoint_peers(rule: &RuleClause) -> Vec<(Selector, Selector, Opti
     all
 }
 
-/// Which peer sets of the graph have members of their own, where these come from, and whose
-/// slices have the set.
+/// Which peer sets of the graph have members of their own, and from which selections these come.
 #[derive(Debug, Default)]
-pub(crate) struct PeerSets(Places<u32, Held>);
-
-#[derive(Debug)]
-struct Held {
-    selection: u32,
-    nodes: PlaceSet,
-}
+pub(crate) struct PeerSets(Places<u32, u32>);
 
 impl PeerSets {
     /// The selection of a vertex; `None` if the vertex has no members of its own.
     pub(crate) fn selection(&self, vertex: Vertex) -> Option<u32> {
-        self.0.get(&key(vertex)).map(|held| held.selection)
-    }
-
-    /// A node's slice has the set now, or no longer.
-    pub(crate) fn hold(&mut self, vertex: Vertex, node: u32, holds: bool) {
-        let held = self.0.get_mut(&key(vertex)).expect("held sets are attached");
-        match holds {
-            true => held.nodes.insert(node),
-            false => held.nodes.remove(node),
-        };
-    }
-
-    /// The nodes whose slices have the set.
-    pub(crate) fn holders(&self, vertex: Vertex) -> impl Iterator<Item = u32> {
-        self.0.get(&key(vertex)).into_iter().flat_map(|held| held.nodes.iter())
+        self.0.get(&place(vertex.index())).copied()
     }
 
     /// Lets go of what belonged to peer sets that died.
     pub(crate) fn bury(&mut self, dead: Vec<Vertex>, population: &mut Population) {
         for vertex in dead {
-            if let Some(held) = self.0.remove(&key(vertex)) {
-                population.detach(held.selection, vertex);
+            if let Some(selection) = self.0.remove(&place(vertex.index())) {
+                population.detach(selection, vertex);
             }
         }
     }
-}
-
-fn key(vertex: Vertex) -> u32 {
-    place(vertex.index())
 }

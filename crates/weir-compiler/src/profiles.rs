@@ -33,6 +33,8 @@ pub(crate) struct ProfileState {
     /// Where it is in slices, and how many pods of the node have it.
     pub(crate) nodes: PlaceMap<u32>,
     dirty: bool,
+    /// Where it is in the table of the batch that is being made.
+    pub(crate) at: Option<u32>,
 }
 
 /// See the module.
@@ -109,6 +111,7 @@ impl Compiler {
             rulesets: Rulesets::new(),
             nodes: PlaceMap::default(),
             dirty: false,
+            at: None,
         });
         self.profiles.by_id.insert(id, profile);
         self.profiles.mark([profile].into_iter());

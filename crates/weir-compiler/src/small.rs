@@ -85,6 +85,13 @@ impl<V: Default> PlaceMap<V> {
         }
     }
 
+    pub(crate) fn contains(&self, place: u32) -> bool {
+        match self {
+            PlaceMap::Few(few) => few.iter().any(|(p, _)| *p == place),
+            PlaceMap::Many(many) => many.contains_key(&place),
+        }
+    }
+
     pub(crate) fn remove(&mut self, place: u32) -> Option<V> {
         match self {
             PlaceMap::Few(few) => {

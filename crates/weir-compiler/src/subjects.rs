@@ -7,6 +7,8 @@
 //! Policies with equal subjects select the same pods. Their rules are counted here, so that one policy more
 //! that says nothing new concerns no profile, however many policies there are.
 
+use std::ops::Range;
+
 use crate::compiler::Compiler;
 use crate::graph::Vertex;
 use crate::lower::{Lowered, LoweredRule};
@@ -18,8 +20,10 @@ use crate::small::{PlaceMap, PlaceSet, place};
 pub(crate) struct Subject {
     pub(crate) policies: PlaceSet,
     pub(crate) profiles: PlaceSet,
-    /// The nodes whose slices have its policies.
-    pub(crate) nodes: PlaceSet,
+    /// The nodes whose slices have its policies, and how many profiles of the node name it.
+    pub(crate) nodes: PlaceMap<u32>,
+    /// Where its policies are in the table of the batch that is being made.
+    pub(crate) at: Option<Range<u32>>,
     ingress: Rules,
     egress: Rules,
 }

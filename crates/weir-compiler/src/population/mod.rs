@@ -99,8 +99,8 @@ pub(crate) struct Selection {
 struct Attached {
     vertex: Vertex,
     kind: Kind,
-    /// In how many slices it is.
-    held: u32,
+    /// Some slice has it: changes are recorded.
+    held: bool,
 }
 
 #[derive(Debug)]

@@ -170,7 +170,7 @@ impl Population {
         }
         let class = &self.classes[state.class.expect("only living pods claim") as usize];
         for &selection in &class.selections {
-            for attached in self.selections[selection as usize].attached.iter().filter(|a| a.held > 0) {
+            for attached in self.selections[selection as usize].attached.iter().filter(|a| a.held) {
                 attached.kind.members(address, &class.ports, |member| {
                     self.journal.member(attached.vertex, member, owned);
                 });

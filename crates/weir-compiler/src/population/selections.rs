@@ -24,7 +24,7 @@ impl Population {
             true => of_class.selections.push(selection),
             false => of_class.selections.retain(|s| *s != selection),
         }
-        for attached in of_selection.attached.iter().filter(|a| a.held > 0) {
+        for attached in of_selection.attached.iter().filter(|a| a.held) {
             for pod in of_class.pods.iter() {
                 for address in &self.pods[pod as usize].owned {
                     attached.kind.members(*address, &of_class.ports, |member| {
@@ -169,7 +169,7 @@ impl Population {
             }
             _ => Kind::Addresses,
         };
-        self.selections[selection as usize].attached.push(Attached { vertex, kind, held: 0 });
+        self.selections[selection as usize].attached.push(Attached { vertex, kind, held: false });
     }
 
     /// The peer set is gone, and its reference to the selection with it.
@@ -179,15 +179,11 @@ impl Population {
         self.release(selection);
     }
 
-    /// One slice more, or less, has the peer set. Changes are recorded from the first on.
-    pub(crate) fn set_held(&mut self, selection: u32, vertex: Vertex, more: bool) {
+    /// Some slice has the peer set now, or none has it any more. Changes are recorded meanwhile.
+    pub(crate) fn set_held(&mut self, selection: u32, vertex: Vertex, held: bool) {
         let attached = self.selections[selection as usize].attached.iter_mut().find(|a| a.vertex == vertex);
-        let attached = attached.expect("held sets are attached");
-        match more {
-            true => attached.held += 1,
-            false => attached.held -= 1,
-        }
-        if attached.held == 0 {
+        attached.expect("held sets are attached").held = held;
+        if !held {
             self.journal.members.remove(&vertex);
         }
     }
