@@ -20,12 +20,16 @@ mod all;
 mod can;
 mod clauses;
 mod cluster;
+mod excerpt;
+mod input;
 mod json;
 mod judge;
 mod names;
 mod ports;
+mod snapshot;
 mod term;
 mod tree;
+mod workloads;
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -43,11 +47,15 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Can(can::Can),
+    Snapshot(snapshot::Snapshot),
 }
 
 fn main() -> ExitCode {
-    let Cli { command: Command::Can(can) } = Cli::parse();
-    match can.run() {
+    let result = match Cli::parse().command {
+        Command::Can(can) => can.run(),
+        Command::Snapshot(snapshot) => snapshot.run(),
+    };
+    match result {
         Ok(code) => code,
         // whoever read the answer has seen enough of it
         Err(error) if is_broken_pipe(&error) => ExitCode::from(2),
