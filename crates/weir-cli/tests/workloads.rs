@@ -73,7 +73,7 @@ fn a_template_that_cannot_be_read_is_named_and_the_rest_counts() {
     let run = weir(dir.path(), &["can", "shop/db-1", "shop/db-0:5432", "-f", "m.yaml"]);
     assert_eq!(run.code, Some(1), "{run:?}");
     let warning = "weir: warning: m.yaml:11: Deployment shop/web, pod template: spec.containers[0].ports[0].containerPort: \
-                   found the text \"eighty\", expected a whole number; it is left out\n   |\n11 |   template: {meta";
+                   found the text \"eighty\", expected a whole number; it is left out\n   |\n11 | ...abels: {app: web}}";
     assert_eq!(run.err.matches("warning").count(), 1, "{}", run.err);
     assert!(run.err.contains(warning), "{}", run.err);
     let (line, marks) = (run.err.lines().nth(2).unwrap(), run.err.lines().nth(3).unwrap());
