@@ -3,17 +3,16 @@
 use std::io::{BufWriter, Write};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use weir_compiler::flow::PodToOwnNode;
 use weir_source::inventory::live::Wanted;
 
-use crate::cluster::Cluster;
+use crate::ends::{self, Name};
 use crate::input::Input;
-use crate::judge::Pair;
 use crate::names::{self, Port};
 use crate::term::{Paint, error, note};
-use crate::{all, json, ports, tree};
+use crate::{all, ask, json, tree};
 
 /// May a pod open a connection to another
 ///
@@ -75,12 +74,24 @@ enum Output {
 }
 
 impl Can {
+    /// What has to be known for the question.
+    fn wanted(&self) -> Wanted {
+        let names = [self.from.as_deref(), self.to.as_deref()];
+        let says = |part: &str| names.iter().flatten().any(|name| name.contains(part));
+        let addresses = || names.iter().flatten().any(|name| ends::may_be_address(name));
+        Wanted {
+            workloads: false,
+            services: says("svc/") || says("service/") || says("services/"),
+            nodes: says("no/") || says("node/") || says("nodes/") || addresses(),
+        }
+    }
+
     /// Answers on standard output.
     ///
     /// # Errors
     /// There is no answer: names or files are wrong.
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        let mut cluster = self.input.load(Wanted::default())?;
+        let mut cluster = self.input.load(self.wanted())?;
         cluster.need_pods()?;
         cluster.own_node = self.pod_to_own_node;
         cluster.tell();
@@ -93,48 +104,35 @@ impl Can {
             return Ok(ExitCode::SUCCESS);
         };
         let (to, port) = names::split(to);
+        let namespace = &cluster.default_namespace;
         // both names are looked up before the first is complained about
-        let address = names::address(to);
-        let to = if address.is_none() { self.pod(&cluster, to).map(Some) } else { Ok(None) };
-        let (from, to) = match (self.pod(&cluster, from), to) {
+        let from_name = ends::parse(&cluster, from, namespace);
+        let to_name = ends::parse(&cluster, to, namespace);
+        let from = from_name.and_then(|name| match name {
+            Name::Service(key) => {
+                bail!("Service {key} opens no connections: ask for its pods, as in deploy/NAME or ns/NAME")
+            }
+            name => ends::resolve(&cluster, &name, None),
+        });
+        let is_service = matches!(to_name, Ok(Name::Service(_)));
+        let to = to_name.and_then(|name| ends::resolve(&cluster, &name, port));
+        let (mut from, mut to) = match (from, to) {
             (Err(one), Err(other)) => {
                 error(&format!("{one:#}"));
                 return Err(other);
             }
             (from, to) => (from?, to?),
         };
-        let at = address.map(|address| cluster.at(address, from));
-        let Some(to) = to.or(at.as_ref()) else { unreachable!("it is a pod or an address") };
-        let pair = Pair::new(&cluster, from, to)?;
-        let allowed = match port {
-            Some(port) => {
-                let port = names::port(port, to)?;
-                let judgement = pair.judge(port);
-                if as_json {
-                    serde_json::to_writer_pretty(&mut out, &json::one(&pair, port, &judgement))?;
-                    writeln!(out)?;
-                } else {
-                    write!(out, "{}", tree::one(&pair, port, &judgement, Paint::for_stdout()))?;
-                }
-                judgement.allowed()
-            }
-            None => {
-                let ranges = ports::all_ranges(&pair);
-                if as_json {
-                    serde_json::to_writer_pretty(&mut out, &json::all(&pair, &ranges))?;
-                    writeln!(out)?;
-                } else {
-                    write!(out, "{}", tree::all(&pair, &ranges, Paint::for_stdout()))?;
-                }
-                ranges.iter().any(|r| r.judgement.allowed())
-            }
-        };
+        ask::meet(&cluster, &mut from, &mut to)?;
+        let answer = ask::ask(&cluster, &from, &to, port.filter(|_| !is_service))?;
+        if as_json {
+            serde_json::to_writer_pretty(&mut out, &json::answer(&from, &to, &answer))?;
+            writeln!(out)?;
+        } else {
+            write!(out, "{}", tree::answer(&from, &to, &answer, Paint::for_stdout()))?;
+        }
         out.flush()?;
-        pair.notes(allowed).iter().for_each(|n| note("note", n));
-        Ok(ExitCode::from(u8::from(!allowed)))
-    }
-
-    fn pod<'a>(&self, cluster: &'a Cluster, text: &str) -> Result<&'a crate::cluster::PodState> {
-        names::pod(cluster, text, &cluster.default_namespace)
+        answer.notes.iter().for_each(|n| note("note", n));
+        Ok(ExitCode::from(u8::from(!answer.allowed())))
     }
 }

@@ -1,9 +1,12 @@
-//! `weir`: answers what network policies allow, from manifests.
+//! `weir`: answers what network policies allow, of manifests, a snapshot or a cluster.
 //!
 //! ```text
-//!   -f FILE|DIR ──> cluster     pods, policies and where they stand; one slice with all pods
-//!                     │            └─ addresses: stand-ins for pods without any
-//!   FROM TO:PORT ──> names      which pods and port are meant, or which might be
+//!   -f FILE, API server ──> input ──> cluster    pods, policies and where they stand; one slice with all pods
+//!                                        │          ├─ workloads: whose pods are, and pods for those without any
+//!                                        │          └─ addresses: stand-ins for pods without any
+//!   FROM TO:PORT ──> names, ends ────────┤       who and which port are meant, or might be
+//!                     v                  v
+//!                    ask        each two that policies may tell apart, once
 //!                     v
 //!                   judge       both ends, in each address family (weir_compiler::flow)
 //!                     ├─> clauses   what a clause says, why it does not match
@@ -17,16 +20,20 @@
 
 mod addresses;
 mod all;
+mod ask;
 mod can;
 mod clauses;
 mod cluster;
+mod ends;
 mod excerpt;
 mod input;
 mod json;
 mod judge;
 mod names;
 mod ports;
+mod services;
 mod snapshot;
+mod space;
 mod term;
 mod tree;
 mod workloads;

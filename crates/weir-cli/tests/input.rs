@@ -81,7 +81,8 @@ fn unknown_names_suggest_near_ones() {
     assert!(err(&["shop/db-0", "db-0:80/ICMP"]).contains("protocol \"ICMP\" is not TCP, UDP or SCTP"));
     assert!(err(&["shop/db-0", "db-0:0"]).contains("port \"0\" is not a number from 1 to 65535"));
     assert!(err(&["shop/db-0", "db-0:"]).contains("there is no port after the colon"));
-    assert!(err(&["a/b/c", "db-0"]).contains("write NAMESPACE/NAME"));
+    assert!(err(&["a/b/c", "db-0"]).contains("\"b\" in \"a/b/c\" is no kind: write NAMESPACE/deploy/NAME"));
+    assert!(err(&["a/b/c/d", "db-0"]).contains("write NAMESPACE/NAME"));
 }
 
 #[test]
