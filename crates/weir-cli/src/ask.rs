@@ -141,6 +141,9 @@ fn families(party: &Party<'_>) -> [bool; 2] {
 /// How many ranges are named.
 const RANGES: usize = 3;
 
+/// Whether addresses are IPv6, and in which blocks they are.
+type Alike = (bool, Vec<bool>);
+
 /// One member for all addresses of a family that the same blocks have.
 fn parts(
     cluster: &Cluster,
@@ -156,14 +159,14 @@ fn parts(
     if ranges.iter().any(|(first, _)| if first.is_ipv4() { v4 } else { v6 }) {
         ranges.retain(|(first, _)| if first.is_ipv4() { v4 } else { v6 });
     }
-    let mut alike: BTreeMap<(bool, Vec<bool>), Vec<(IpAddr, IpAddr)>> = BTreeMap::new();
+    let mut alike: BTreeMap<Alike, Vec<(IpAddr, IpAddr)>> = BTreeMap::new();
     for range in &ranges {
         let within = blocks.iter().map(|block| block.contains(range.0)).collect();
         alike.entry((range.0.is_ipv6(), within)).or_default().push(*range);
     }
     let families = ranges.iter().map(|(first, _)| first.is_ipv6()).collect::<BTreeSet<_>>().len();
     let others = if party.members.is_empty() { "" } else { "others in " };
-    let member = |((is_v6, _), alike): (&(bool, Vec<bool>), &Vec<(IpAddr, IpAddr)>)| {
+    let member = |((is_v6, _), alike): (&Alike, &Vec<(IpAddr, IpAddr)>)| {
         let address = alike.iter().find_map(|range| space::free(*range, taken))?;
         let mut state = PodState::bare(&address.to_string(), vec![address]);
         let mut names: Vec<String> = alike.iter().take(RANGES).map(|range| space::name(*range)).collect();

@@ -55,7 +55,7 @@ struct Example {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Said {
-    One(One),
+    One(Box<One>),
     All { ports: Vec<Ports> },
 }
 
@@ -142,13 +142,13 @@ fn said(pair: &Pair<'_>, said: &Verdicts) -> Said {
     match said {
         Verdicts::One(port, judgement) => {
             let family = judgement.deciding();
-            Said::One(One {
+            Said::One(Box::new(One {
                 port: port.number,
                 protocol: port.protocol,
                 families: families(judgement),
                 egress: side(pair, *port, family, Direction::Egress),
                 ingress: side(pair, *port, family, Direction::Ingress),
-            })
+            }))
         }
         Verdicts::All(ranges) => {
             let ports = ranges.iter().map(|range| {

@@ -99,7 +99,7 @@ pub(crate) fn name((first, last): (IpAddr, IpAddr)) -> String {
     }
     let bits = |a: u128, b: u128, width: u32| {
         let size = (b - a).checked_add(1)?;
-        (size.is_power_of_two() && a % size == 0).then(|| width - size.trailing_zeros())
+        (size.is_power_of_two() && a.is_multiple_of(size)).then(|| width - size.trailing_zeros())
     };
     let prefix = match (first, last) {
         (IpAddr::V4(a), IpAddr::V4(b)) => bits(a.to_bits().into(), b.to_bits().into(), 32),
