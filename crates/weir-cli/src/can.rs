@@ -14,41 +14,44 @@ use crate::names::{self, Port};
 use crate::term::{Paint, error, note};
 use crate::{all, ask, json, tree};
 
-/// May a pod open a connection to another
+/// May one end open a connection to another
 ///
 /// Says what both ends have to say, and which clause of which policy decides. A denial names the clauses
 /// that come nearest to allowing it. Both ends must let a connection pass, in every address family that
-/// both pods have.
+/// both have.
 ///
-/// TO is a pod, or an address, as that of a DNS cache on the pod's node; in brackets if it is IPv6 and a
-/// port follows. PORT is that of the container, behind Services: a number, or the name of a port of the pod
-/// TO. PROTOCOL is TCP (the default), UDP or SCTP. Without a port the question is "at any port": the answer lists which
-/// ports pass, and it is yes if any does.
+/// FROM and TO are a pod (NAME, NAMESPACE/NAME), the pods of a workload (deploy/NAME, sts, ds, job, cronjob, also
+/// NAMESPACE/deploy/NAME) or a namespace (ns/NAME), a node (node/NAME), an address, a CIDR, or "internet": all
+/// addresses that are not private. TO may be a Service (svc/NAME): then PORT is the Service's, and each backend is asked.
+/// Otherwise PORT is that of the container, behind Services: a number, or the name of a port of the pod TO. An IPv6
+/// address or CIDR with a port goes in brackets. PROTOCOL is TCP (the default), UDP or SCTP. Without a port the
+/// question is "at any port": the answer lists which ports pass, and it is yes if any does.
+///
+/// Of groups every pair is asked, without pods to themselves; the answer is yes if all pass, and pairs with
+/// different verdicts or reasons are told apart.
 ///
 /// Policies are not asked for a pod in its node's network (hostNetwork), for a node to its own pods, for a
 /// pod to itself, and for replies.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-  weir can shop/web-0 shop/db-0:5432 -f manifests/
-  weir can web-0 db-0:postgres -n shop -f cluster.yaml -f policies.yaml
+  weir can shop/web-0 shop/db-0:5432                    # in the cluster of the kubeconfig
+  weir can shop/web-0 shop/db-0:5432 -f manifests/      # as manifests have it
+  weir can deploy/web svc/db:5432 -n shop               # all pods of one to all backends of the other
+  weir can ns/shop internet:443
+  weir can 10.0.0.0/8 shop/db-0:5432
   weir can shop/web-0 shop/db-0 -f manifests/           # which ports?
-  weir can shop/web-0 169.254.20.10:53/UDP -f manifests/
+  weir can shop/web-0 169.254.20.10:53/UDP
   weir can --all --port 80/TCP -f manifests/ -o json    # every pair of pods
 
 Exit code: 0 allowed (with --all: answered), 1 denied, 2 no answer: a wrong name, a file that is not there.
 
--o json of one question: {from, to, port, protocol, allowed, families: {IPv4, IPv6}, egress, ingress, notes};
-egress and ingress are {verdict: allowed|denied, reason: clause|noClause|notIsolated|hostNetwork|ownNode|toOwnNode|
-noPod|itself, isolatedBy, clause, nearestMisses}; a clause is {policy, rule, peer, port, path, portPath, file, line}, a miss
-has peerMatches and portMatches besides. Without a port: {from, to, allowed, ports, notes}; ports is a list of
-{protocol, first, last, allowed, families, egress, ingress}. With --all: a list of {from, to, port, protocol,
-allowed}, and families where they differ.")]
+The fields of -o json are in docs/cli.md.")]
 pub(crate) struct Can {
-    /// The pod that opens the connection
+    /// Who opens the connection
     #[arg(value_name = "FROM", required_unless_present = "all")]
     from: Option<String>,
-    /// The pod or the address that is called, and its port
+    /// Who is called, and the port
     #[arg(value_name = "TO[:PORT[/PROTOCOL]]", required_unless_present = "all")]
     to: Option<String>,
     #[command(flatten)]

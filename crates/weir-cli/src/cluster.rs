@@ -21,7 +21,7 @@ use weir_source::{Id, Place, Problem};
 use crate::addresses::StandIns;
 use crate::excerpt::{self, Sources};
 use crate::input::Found;
-use crate::workloads;
+use crate::{refused, workloads};
 
 /// The node on which all pods are compiled.
 const NODE: &str = "all";
@@ -220,6 +220,9 @@ impl Cluster {
         let stand_ins = cluster.complete(&mut pods);
         rest.extend(pods.iter().cloned().map(|pod| Event::Pod(Pod { node: Some(NODE.to_owned()), ..pod })));
         cluster.compile(rest);
+        if !live {
+            cluster.refusals();
+        }
         cluster.add(pods, &stand_ins);
         for (key, state) in &mut cluster.pods {
             state.details = details.remove(key).unwrap_or_default();
@@ -313,9 +316,34 @@ impl Cluster {
                 }
                 let id = Id { kind: weir_source::Kind::Policy, key: key.clone() };
                 let place = self.place_of(key, &problem.path);
-                let told = Problem { place, object: Some(id), reason: problem.to_string() };
+                // kubectl refuses unknown fields; an API server drops them, or knows them by now
+                let refused = if problem.reason.starts_with("unknown field") {
+                    ""
+                } else {
+                    ", and an API server refuses it"
+                };
+                let told = Problem { place, object: Some(id), reason: format!("{problem}{refused}") };
                 self.warn(&told, Some(&problem.path));
             }
+        }
+    }
+
+    /// Tells of policies that could never be in force as they are written.
+    fn refusals(&mut self) {
+        let found: Vec<(ObjectKey, String, String)> = self
+            .policies
+            .iter()
+            .flat_map(|(key, policy)| {
+                let all = refused::reasons(policy, self.documents.get(key));
+                all.into_iter().map(|(path, reason)| (key.clone(), path, reason))
+            })
+            .collect();
+        for (key, path, reason) in found {
+            let place = self.place_of(&key, &path);
+            let id = Id { kind: weir_source::Kind::Policy, key };
+            let reason =
+                format!("{path}: {reason}; an API server refuses the policy, here it counts as written");
+            self.warn(&Problem { place, object: Some(id), reason }, Some(&path));
         }
     }
 

@@ -24,6 +24,7 @@ mod ask;
 mod can;
 mod clauses;
 mod cluster;
+mod completion;
 mod ends;
 mod excerpt;
 mod input;
@@ -31,6 +32,7 @@ mod json;
 mod judge;
 mod names;
 mod ports;
+mod refused;
 mod services;
 mod snapshot;
 mod space;
@@ -41,7 +43,7 @@ mod workloads;
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Answers what NetworkPolicies allow
 #[derive(Debug, Parser)]
@@ -55,12 +57,19 @@ struct Cli {
 enum Command {
     Can(can::Can),
     Snapshot(snapshot::Snapshot),
+    Completion(completion::Completion),
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let mut command = Cli::command();
+    if let Some(name) = plugin_name(std::env::args_os().next()) {
+        command = command.bin_name(name);
+    }
+    let cli = Cli::from_arg_matches(&command.clone().get_matches()).unwrap_or_else(|error| error.exit());
+    let result = match cli.command {
         Command::Can(can) => can.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
+        Command::Completion(completion) => Ok(completion.run(&mut command)),
     };
     match result {
         Ok(code) => code,
@@ -71,6 +80,13 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// What people type where kubectl runs the program as its plugin, `kubectl-weir`.
+fn plugin_name(program: Option<std::ffi::OsString>) -> Option<&'static str> {
+    let program = std::path::PathBuf::from(program?);
+    let name = program.file_stem()?.to_str()?;
+    (name == "kubectl-weir").then_some("kubectl weir")
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
