@@ -67,7 +67,7 @@ impl<'a> Member<'a> {
 fn is_kind(text: &str, kinds: &[&str]) -> bool {
     kinds.contains(&text.to_ascii_lowercase().as_str())
 }
-const NAMESPACES: [&str; 3] = ["ns", "namespace", "namespaces"];
+pub(crate) const NAMESPACES: [&str; 3] = ["ns", "namespace", "namespaces"];
 const NODES: [&str; 3] = ["no", "node", "nodes"];
 const SERVICES: [&str; 3] = ["svc", "service", "services"];
 

@@ -13,6 +13,9 @@
 //!                     │     ├─> tree   for people
 //!                     │     └─> json   for programs
 //!                     └─> all       every pair of pods
+//!
+//!   TYPE/NAME ──> explain      what all policies of a pod mean together
+//!   snapshot                   what was read, as a manifest
 //! ```
 //!
 //! Nothing is decided here: every verdict is the evaluator's. Answers go to standard output, what the
@@ -27,6 +30,7 @@ mod cluster;
 mod completion;
 mod ends;
 mod excerpt;
+mod explain;
 mod input;
 mod json;
 mod judge;
@@ -56,6 +60,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Can(can::Can),
+    Explain(explain::Explain),
     Snapshot(snapshot::Snapshot),
     Completion(completion::Completion),
 }
@@ -68,6 +73,7 @@ fn main() -> ExitCode {
     let cli = Cli::from_arg_matches(&command.clone().get_matches()).unwrap_or_else(|error| error.exit());
     let result = match cli.command {
         Command::Can(can) => can.run(),
+        Command::Explain(explain) => explain.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
         Command::Completion(completion) => Ok(completion.run(&mut command)),
     };
