@@ -1,15 +1,21 @@
-//! `weir`: answers what network policies allow, from manifests.
+//! `weir`: answers what network policies allow, of manifests, a snapshot or a cluster.
 //!
 //! ```text
-//!   -f FILE|DIR ──> cluster     pods, policies and where they stand; one slice with all pods
-//!                     │            └─ addresses: stand-ins for pods without any
-//!   FROM TO:PORT ──> names      which pods and port are meant, or which might be
+//!   -f FILE, API server ──> input ──> cluster    pods, policies and where they stand; one slice with all pods
+//!                                        │          ├─ workloads: whose pods are, and pods for those without any
+//!                                        │          └─ addresses: stand-ins for pods without any
+//!   FROM TO:PORT ──> names, ends ────────┤       who and which port are meant, or might be
+//!                     v                  v
+//!                    ask        each two that policies may tell apart, once
 //!                     v
 //!                   judge       both ends, in each address family (weir_compiler::flow)
 //!                     ├─> clauses   what a clause says, why it does not match
 //!                     │     ├─> tree   for people
 //!                     │     └─> json   for programs
 //!                     └─> all       every pair of pods
+//!
+//!   TYPE/NAME ──> explain      what all policies of a pod mean together
+//!   snapshot                   what was read, as a manifest
 //! ```
 //!
 //! Nothing is decided here: every verdict is the evaluator's. Answers go to standard output, what the
@@ -17,20 +23,31 @@
 
 mod addresses;
 mod all;
+mod ask;
 mod can;
 mod clauses;
 mod cluster;
+mod completion;
+mod ends;
+mod excerpt;
+mod explain;
+mod input;
 mod json;
 mod judge;
 mod names;
 mod ports;
+mod refused;
+mod services;
+mod snapshot;
+mod space;
 mod term;
 mod tree;
+mod workloads;
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Answers what NetworkPolicies allow
 #[derive(Debug, Parser)]
@@ -43,11 +60,24 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Can(can::Can),
+    Explain(explain::Explain),
+    Snapshot(snapshot::Snapshot),
+    Completion(completion::Completion),
 }
 
 fn main() -> ExitCode {
-    let Cli { command: Command::Can(can) } = Cli::parse();
-    match can.run() {
+    let mut command = Cli::command();
+    if let Some(name) = plugin_name(std::env::args_os().next()) {
+        command = command.bin_name(name);
+    }
+    let cli = Cli::from_arg_matches(&command.clone().get_matches()).unwrap_or_else(|error| error.exit());
+    let result = match cli.command {
+        Command::Can(can) => can.run(),
+        Command::Explain(explain) => explain.run(),
+        Command::Snapshot(snapshot) => snapshot.run(),
+        Command::Completion(completion) => Ok(completion.run(&mut command)),
+    };
+    match result {
         Ok(code) => code,
         // whoever read the answer has seen enough of it
         Err(error) if is_broken_pipe(&error) => ExitCode::from(2),
@@ -56,6 +86,13 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// What people type where kubectl runs the program as its plugin, `kubectl-weir`.
+fn plugin_name(program: Option<std::ffi::OsString>) -> Option<&'static str> {
+    let program = std::path::PathBuf::from(program?);
+    let name = program.file_stem()?.to_str()?;
+    (name == "kubectl-weir").then_some("kubectl weir")
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

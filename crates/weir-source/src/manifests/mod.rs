@@ -10,8 +10,10 @@
 
 mod files;
 mod parse;
+#[cfg_attr(not(feature = "watch"), allow(dead_code, reason = "what follows a folder asks for more"))]
 mod store;
-mod text;
+pub(crate) mod text;
+#[cfg(feature = "watch")]
 mod watch;
 
 use std::path::PathBuf;
@@ -19,6 +21,7 @@ use std::path::PathBuf;
 use weir_compiler::object::Event;
 
 use crate::{Place, Problem};
+#[cfg(feature = "watch")]
 pub use watch::watch;
 
 /// What [`read`] has found.
@@ -61,6 +64,12 @@ pub fn read(paths: &[PathBuf]) -> Loaded {
     loaded.problems.extend(changes.problems);
     (loaded.events, loaded.places) = changes.events.into_iter().unzip();
     loaded
+}
+
+/// The files at or below a path that are manifests, and what could not be looked at.
+pub(crate) fn find(root: &std::path::Path) -> (Vec<PathBuf>, Vec<Problem>) {
+    let found = files::walk(root);
+    (found.files.into_keys().collect(), found.problems)
 }
 
 #[cfg(test)]
