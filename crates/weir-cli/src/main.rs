@@ -22,6 +22,7 @@ mod clauses;
 mod cluster;
 mod json;
 mod judge;
+mod lint;
 mod names;
 mod ports;
 mod term;
@@ -43,11 +44,15 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Can(can::Can),
+    Lint(lint::Lint),
 }
 
 fn main() -> ExitCode {
-    let Cli { command: Command::Can(can) } = Cli::parse();
-    match can.run() {
+    let answer = match Cli::parse().command {
+        Command::Can(can) => can.run(),
+        Command::Lint(lint) => lint.run(),
+    };
+    match answer {
         Ok(code) => code,
         // whoever read the answer has seen enough of it
         Err(error) if is_broken_pipe(&error) => ExitCode::from(2),

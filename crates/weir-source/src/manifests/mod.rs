@@ -9,6 +9,7 @@
 //! * An object without a namespace is in `default`.
 
 mod files;
+mod outline;
 mod parse;
 mod store;
 mod text;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use weir_compiler::object::Event;
 
 use crate::{Place, Problem};
+pub use outline::documents;
 pub use watch::watch;
 
 /// What [`read`] has found.
