@@ -25,6 +25,7 @@ mod judge;
 mod lint;
 mod names;
 mod ports;
+mod reach;
 mod term;
 mod tree;
 
