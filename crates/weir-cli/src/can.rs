@@ -1,14 +1,15 @@
 //! `weir can`: may one pod reach another.
 
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use weir_compiler::flow::PodToOwnNode;
+use weir_source::inventory::live::Wanted;
 
 use crate::cluster::Cluster;
+use crate::input::Input;
 use crate::judge::Pair;
 use crate::names::{self, Port};
 use crate::term::{Paint, error, note};
@@ -51,12 +52,8 @@ pub(crate) struct Can {
     /// The pod or the address that is called, and its port
     #[arg(value_name = "TO[:PORT[/PROTOCOL]]", required_unless_present = "all")]
     to: Option<String>,
-    /// Manifests: Namespaces, Pods, NetworkPolicies (may be repeated; folders with all below them)
-    #[arg(short = 'f', long = "filename", value_name = "FILE|DIR", required = true)]
-    files: Vec<PathBuf>,
-    /// The namespace of pods that are named without one
-    #[arg(short, long, default_value = "default", conflicts_with = "all")]
-    namespace: String,
+    #[command(flatten)]
+    input: Input,
     /// Ask about every pair of pods, without pods to themselves
     #[arg(long, conflicts_with_all = ["from", "to"])]
     all: bool,
@@ -83,7 +80,8 @@ impl Can {
     /// # Errors
     /// There is no answer: names or files are wrong.
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        let mut cluster = Cluster::load(&self.files)?;
+        let mut cluster = self.input.load(Wanted::default())?;
+        cluster.need_pods()?;
         cluster.own_node = self.pod_to_own_node;
         cluster.tell();
         let as_json = self.output == Output::Json;
@@ -137,6 +135,6 @@ impl Can {
     }
 
     fn pod<'a>(&self, cluster: &'a Cluster, text: &str) -> Result<&'a crate::cluster::PodState> {
-        names::pod(cluster, text, &self.namespace)
+        names::pod(cluster, text, &cluster.default_namespace)
     }
 }

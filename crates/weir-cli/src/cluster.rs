@@ -1,4 +1,4 @@
-//! What the manifests say there is: pods, policies, where they stand, and one slice that has all pods.
+//! What there is: pods, policies, where they stand, and one slice that has all pods.
 //!
 //! The evaluator asks a slice, which is usually that of a node. Here all pods are in one, since the
 //! slice of a pod does not depend on where it runs; where that matters (N71), `weir_compiler::flow`
@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use weir_compiler::cidr::CidrSet;
@@ -15,9 +14,14 @@ use weir_compiler::object::{Event, Labels, ObjectKey, Pod, Policy};
 use weir_compiler::policy::{Effect, PeerClause, PolicyClauses, ReadPolicy, namespace_labels};
 use weir_compiler::slice::NodeSlice;
 use weir_compiler::{Compiler, Scope};
-use weir_source::{Id, Place, Problem, manifests};
+use weir_source::inventory::{EndpointSlice, Node, Owner, PodDetails, Service};
+use weir_source::tree::Tree;
+use weir_source::{Id, Place, Problem};
 
 use crate::addresses::StandIns;
+use crate::excerpt::{self, Sources};
+use crate::input::Found;
+use crate::workloads;
 
 /// The node on which all pods are compiled.
 const NODE: &str = "all";
@@ -28,7 +32,7 @@ pub(crate) const NODE_LOCAL_DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 20,
 /// How many names are listed in a note.
 const NAMED: usize = 10;
 
-/// A pod of the manifests.
+/// A pod.
 #[derive(Debug)]
 pub(crate) struct PodState {
     pub(crate) pod: Pod,
@@ -40,6 +44,12 @@ pub(crate) struct PodState {
     pub(crate) out: Option<String>,
     /// No pod at all, but an address that none of them has: a machine, a node, or something on a node.
     pub(crate) bare_address: bool,
+    /// Who made it, or would.
+    pub(crate) workload: Option<Owner>,
+    /// What policies do not look at.
+    pub(crate) details: PodDetails,
+    /// It is not there: it stands for those that its workload would make.
+    pub(crate) made_up: bool,
 }
 
 impl PodState {
@@ -47,15 +57,53 @@ impl PodState {
     pub(crate) fn name(&self) -> String {
         if self.bare_address { self.addresses[0].to_string() } else { self.pod.key.to_string() }
     }
+
+    /// Of a pod, with nothing known beside it.
+    fn of(pod: Pod) -> PodState {
+        PodState {
+            pod,
+            addresses: Vec::new(),
+            stand_in: false,
+            out: None,
+            bare_address: false,
+            workload: None,
+            details: PodDetails::default(),
+            made_up: false,
+        }
+    }
 }
 
-/// All of the manifests.
+/// Something wrong with what was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Warning {
+    /// Where, what and why, in one line.
+    pub(crate) text: String,
+    /// The line of the file.
+    pub(crate) excerpt: Option<String>,
+}
+
+impl std::fmt::Display for Warning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// All that there is.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) pods: BTreeMap<ObjectKey, PodState>,
     pub(crate) policies: BTreeMap<ObjectKey, Policy>,
-    places: BTreeMap<ObjectKey, Place>,
-    namespaces: BTreeMap<String, Labels>,
+    /// Policies as written, with lines.
+    pub(crate) documents: BTreeMap<ObjectKey, Tree>,
+    pub(crate) services: BTreeMap<ObjectKey, Service>,
+    pub(crate) endpoint_slices: Vec<EndpointSlice>,
+    pub(crate) nodes: BTreeMap<String, Node>,
+    /// The namespace of what is named without one.
+    pub(crate) default_namespace: String,
+    /// It comes from an API server.
+    pub(crate) live: bool,
+    pub(crate) places: BTreeMap<ObjectKey, Place>,
+    pub(crate) namespaces: BTreeMap<String, Labels>,
     /// Policies that cannot be read on the outside: they allow nothing.
     closed: BTreeSet<ObjectKey>,
     /// Policies of which the source of the manifests had to complain.
@@ -64,75 +112,148 @@ pub(crate) struct Cluster {
     /// What agents were told of pods that call their own node.
     pub(crate) own_node: PodToOwnNode,
     /// What is wrong with the manifests, for standard error.
-    pub(crate) warnings: Vec<String>,
+    pub(crate) warnings: Vec<Warning>,
+    /// What the source of the objects complained about.
+    pub(crate) problems: Vec<Problem>,
     /// What was assumed.
     pub(crate) notes: Vec<String>,
+    pub(crate) sources: Sources,
+    ignored: usize,
 }
 
 impl Cluster {
-    /// Reads manifests; what cannot be read is a warning, and the rest counts.
-    ///
-    /// # Errors
-    /// A path is not there, or there are no pods at all.
-    pub(crate) fn load(paths: &[PathBuf]) -> Result<Cluster> {
-        for path in paths {
-            if let Err(error) = std::fs::metadata(path) {
-                bail!("{}: {error}", path.display());
-            }
-        }
-        let loaded = manifests::read(paths);
-        let warnings: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
-        let complained = loaded.problems.iter().filter_map(|p| p.object.as_ref());
+    /// Makes one of what was read; what cannot be read is a warning, and the rest counts.
+    pub(crate) fn new(found: Found) -> Cluster {
+        let Found { mut inventory, namespace, live, unseen, sources } = found;
+        let complained = inventory.problems.iter().filter_map(|p| p.object.as_ref());
         let complained = complained.filter(|id| id.kind == weir_source::Kind::Policy);
-        let places = loaded.events.iter().map(Id::of).zip(loaded.places);
+        let complained = complained.map(|id| id.key.clone()).collect();
+        let events = std::mem::take(&mut inventory.events);
+        let places = events.iter().map(Id::of).zip(std::mem::take(&mut inventory.places));
         let places =
-            places.filter(|(id, _)| id.kind == weir_source::Kind::Policy).map(|(id, at)| (id.key, at));
+            places.filter(|(id, at)| id.kind == weir_source::Kind::Policy && !at.file.as_os_str().is_empty());
         let mut cluster = Cluster {
             pods: BTreeMap::new(),
             policies: BTreeMap::new(),
-            places: places.collect(),
+            documents: std::mem::take(&mut inventory.policies),
+            services: std::mem::take(&mut inventory.services),
+            endpoint_slices: std::mem::take(&mut inventory.endpoint_slices),
+            nodes: std::mem::take(&mut inventory.nodes),
+            default_namespace: namespace,
+            live,
+            places: places.map(|(id, at)| (id.key, at)).collect(),
             namespaces: BTreeMap::new(),
             closed: BTreeSet::new(),
-            complained: complained.map(|id| id.key.clone()).collect(),
+            complained,
             slice: NodeSlice::default(),
             own_node: PodToOwnNode::default(),
-            warnings,
-            notes: Vec::new(),
+            warnings: Vec::new(),
+            problems: Vec::new(),
+            notes: unseen,
+            sources,
+            ignored: inventory.ignored,
         };
         let mut pods = Vec::new();
-        let mut events = Vec::new();
-        for event in loaded.events {
+        let mut rest = Vec::new();
+        for event in events {
             match event {
                 Event::Pod(pod) => pods.push(pod),
                 Event::Namespace(namespace) => {
                     let labels = namespace_labels(&namespace.name, &namespace.labels);
                     cluster.namespaces.insert(namespace.name.clone(), labels);
-                    events.push(Event::Namespace(namespace));
+                    rest.push(Event::Namespace(namespace));
                 }
                 Event::Policy(policy) => {
                     cluster.policies.insert(policy.key(), policy.clone());
-                    events.push(Event::Policy(policy));
+                    rest.push(Event::Policy(policy));
                 }
-                gone => events.push(gone),
+                gone => rest.push(gone),
             }
         }
-        if pods.is_empty() {
-            cluster.warnings.iter().for_each(|w| crate::term::note("warning", w));
-            let others = match loaded.ignored {
-                0 => String::new(),
-                n => format!(", and {n} objects of other kinds, which are passed over"),
-            };
-            bail!(
-                "no Pod in the manifests (there are {} NetworkPolicies{others}): pods are needed as \
-                 kubectl get pods -o yaml prints them, or by hand with metadata.name, namespace and labels",
-                cluster.policies.len()
-            );
+        let owners = workloads::owners(&inventory, &pods);
+        let mut details = std::mem::take(&mut inventory.pods);
+        let mut made_up = BTreeSet::new();
+        let mut problems = std::mem::take(&mut inventory.problems);
+        if !live {
+            let made = workloads::stand_ins(&inventory, &owners, &pods);
+            problems.extend(made.problems);
+            cluster.say(&made.of, "no pods of it in the manifests, judged by its template: ");
+            for (pod, detail) in made.pods {
+                made_up.insert(pod.key.clone());
+                details.insert(pod.key.clone(), detail);
+                pods.push(pod);
+            }
         }
+        for problem in &problems {
+            cluster.warn(problem, None);
+        }
+        cluster.problems = problems;
         let stand_ins = cluster.complete(&mut pods);
-        events.extend(pods.iter().cloned().map(|pod| Event::Pod(Pod { node: Some(NODE.to_owned()), ..pod })));
-        cluster.compile(events);
+        rest.extend(pods.iter().cloned().map(|pod| Event::Pod(Pod { node: Some(NODE.to_owned()), ..pod })));
+        cluster.compile(rest);
         cluster.add(pods, &stand_ins);
-        Ok(cluster)
+        for (key, state) in &mut cluster.pods {
+            state.details = details.remove(key).unwrap_or_default();
+            state.made_up = made_up.contains(key);
+            state.workload = match state.made_up {
+                true => state.details.owner.clone(),
+                false => owners.get(key).cloned(),
+            };
+        }
+        cluster
+    }
+
+    /// For questions about pods.
+    ///
+    /// # Errors
+    /// There are none.
+    pub(crate) fn need_pods(&self) -> Result<()> {
+        if !self.pods.is_empty() {
+            return Ok(());
+        }
+        self.tell();
+        if self.live {
+            bail!("there are no pods in this cluster that you may see");
+        }
+        let others = match self.ignored {
+            0 => String::new(),
+            n => format!(", and {n} objects of other kinds, which are passed over"),
+        };
+        bail!(
+            "no Pod in the manifests (there are {} NetworkPolicies{others}): pods are needed as \
+             kubectl get pods -o yaml prints them, or by hand with metadata.name, namespace and labels; \
+             or Deployments and the like",
+            self.policies.len()
+        );
+    }
+
+    fn warn(&mut self, problem: &Problem, path: Option<&str>) {
+        let in_object = |part: &&str| {
+            !part.contains(' ') && ["metadata", "spec", "status"].iter().any(|root| part.starts_with(root))
+        };
+        let path = path.or_else(|| problem.reason.split(": ").find(in_object));
+        let key = path.and_then(excerpt::last_key);
+        let excerpt = problem.place.as_ref().and_then(|place| self.sources.excerpt(place, key));
+        self.warnings.push(Warning { text: problem.to_string(), excerpt });
+    }
+
+    /// A note that ends with names, of which not too many are told.
+    fn say(&mut self, names: &[String], what: &str) {
+        if names.is_empty() {
+            return;
+        }
+        let mut told: Vec<String> = names.iter().take(NAMED).cloned().collect();
+        if names.len() > NAMED {
+            told.push(format!("{} more", names.len() - NAMED));
+        }
+        self.notes.push(format!("{what}{}", told.join(", ")));
+    }
+
+    /// Where an object, or what is at a path in it, was written.
+    pub(crate) fn place_of(&self, policy: &ObjectKey, path: &str) -> Option<Place> {
+        let place = self.places.get(policy)?;
+        let line = self.documents.get(policy).map_or(0, |tree| excerpt::line_of(tree, path));
+        Some(Place { file: place.file.clone(), line: if line > 0 { line } else { place.line } })
     }
 
     /// Gives addresses to pods without any; returns which.
@@ -161,9 +282,9 @@ impl Cluster {
                     self.closed.insert(key.clone());
                 }
                 let id = Id { kind: weir_source::Kind::Policy, key: key.clone() };
-                let place = self.places.get(key).cloned();
-                let problem = Problem { place, object: Some(id), reason: problem.to_string() };
-                self.warnings.push(problem.to_string());
+                let place = self.place_of(key, &problem.path);
+                let told = Problem { place, object: Some(id), reason: problem.to_string() };
+                self.warn(&told, Some(&problem.path));
             }
         }
     }
@@ -172,15 +293,10 @@ impl Cluster {
         let used = pods.iter().map(|p| &p.key.namespace).chain(self.policies.keys().map(|k| &k.namespace));
         let missing: BTreeSet<String> = used.filter(|n| !self.namespaces.contains_key(*n)).cloned().collect();
         if !missing.is_empty() {
-            let mut names: Vec<&str> = missing.iter().take(NAMED).map(String::as_str).collect();
-            let more = format!("{} more", missing.len().saturating_sub(NAMED));
-            if missing.len() > NAMED {
-                names.push(&more);
+            let names: Vec<String> = missing.iter().cloned().collect();
+            if !self.live {
+                self.say(&names, "not in the manifests, assumed without labels of their own: Namespace ");
             }
-            self.notes.push(format!(
-                "not in the manifests, assumed without labels of their own: Namespace {}",
-                names.join(", ")
-            ));
         }
         for name in missing {
             let labels = namespace_labels(&name, &Labels::new());
@@ -199,8 +315,7 @@ impl Cluster {
             } else {
                 None
             };
-            self.pods
-                .insert(pod.key.clone(), PodState { pod, addresses, stand_in, out, bare_address: false });
+            self.pods.insert(pod.key.clone(), PodState { addresses, stand_in, out, ..PodState::of(pod) });
         }
     }
 
@@ -211,14 +326,9 @@ impl Cluster {
         let all = || self.pods.values().filter(here);
         let own = all().find(|p| p.pod.node.is_some() && p.pod.node == from.pod.node);
         if let Some(state) = own.or_else(|| all().next()) {
-            let pod = state.pod.clone();
-            return PodState {
-                pod,
-                addresses: vec![address],
-                stand_in: false,
-                out: None,
-                bare_address: false,
-            };
+            let addresses = vec![address];
+            let (workload, details) = (state.workload.clone(), state.details.clone());
+            return PodState { addresses, workload, details, ..PodState::of(state.pod.clone()) };
         }
         let node = if address == NODE_LOCAL_DNS { from.pod.node.clone() } else { None };
         let pod = Pod {
@@ -233,7 +343,7 @@ impl Cluster {
             created: 0,
             ports: Vec::new(),
         };
-        PodState { pod, addresses: vec![address], stand_in: false, out: None, bare_address: true }
+        PodState { addresses: vec![address], bare_address: true, ..PodState::of(pod) }
     }
 
     /// The pod as an end of a flow.
@@ -280,11 +390,6 @@ impl Cluster {
         notes
     }
 
-    /// File and line of a policy.
-    pub(crate) fn place(&self, policy: &ObjectKey) -> Option<&Place> {
-        self.places.get(policy)
-    }
-
     /// The labels of a namespace, as selectors see them.
     pub(crate) fn namespace(&self, name: &str) -> Option<&Labels> {
         self.namespaces.get(name)
@@ -292,7 +397,12 @@ impl Cluster {
 
     /// Tells what was assumed and what is wrong, on standard error.
     pub(crate) fn tell(&self) {
-        self.warnings.iter().for_each(|w| crate::term::note("warning", w));
+        for warning in &self.warnings {
+            crate::term::note("warning", &warning.text);
+            if let Some(excerpt) = &warning.excerpt {
+                eprintln!("{excerpt}");
+            }
+        }
         self.notes.iter().for_each(|n| crate::term::note("note", n));
     }
 }

@@ -172,15 +172,16 @@ fn side(pair: &Pair<'_>, port: Port, family: &InFamily, direction: Direction) ->
 }
 
 fn clause(pair: &Pair<'_>, clause: &ClauseRef) -> Clause {
-    let place = pair.cluster.place(&clause.policy);
+    let path = clauses::path(clause);
+    let place = pair.cluster.place_of(&clause.policy, &path);
     Clause {
         policy: clause.policy.to_string(),
         rule: clause.rule,
         peer: clause.peer,
         port: clause.port,
-        path: clauses::path(clause),
+        path,
         port_path: clauses::port_path(clause),
-        file: place.map(|p| p.file.display().to_string()),
+        file: place.as_ref().map(|p| p.file.display().to_string()),
         line: place.map(|p| p.line).filter(|line| *line > 0),
     }
 }

@@ -20,14 +20,21 @@ mod all;
 mod can;
 mod clauses;
 mod cluster;
+mod diff;
+mod excerpt;
+mod input;
 mod json;
 mod judge;
+mod kernel;
 mod lint;
 mod names;
+mod parties;
 mod ports;
 mod reach;
+mod snapshot;
 mod term;
 mod tree;
+mod workloads;
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -45,15 +52,19 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Can(can::Can),
+    Diff(diff::Diff),
     Lint(lint::Lint),
+    Snapshot(snapshot::Snapshot),
 }
 
 fn main() -> ExitCode {
-    let answer = match Cli::parse().command {
+    let result = match Cli::parse().command {
         Command::Can(can) => can.run(),
+        Command::Diff(diff) => diff.run(),
         Command::Lint(lint) => lint.run(),
+        Command::Snapshot(snapshot) => snapshot.run(),
     };
-    match answer {
+    match result {
         Ok(code) => code,
         // whoever read the answer has seen enough of it
         Err(error) if is_broken_pipe(&error) => ExitCode::from(2),

@@ -188,7 +188,8 @@ impl Tree<'_> {
         });
         for policy in empty.take(MISSES) {
             let none = self.pair.cluster.why_no_rules(policy, direction.as_str());
-            let _ = writeln!(out, "    {}  {none}  {}", name(policy), self.place(policy));
+            let path = format!("spec.{}", direction.as_str());
+            let _ = writeln!(out, "    {}  {none}{}", name(policy), self.place(policy, &path));
         }
         for group in
             misses.chunk_by(|a, b| (&a.clause.policy, a.clause.rule) == (&b.clause.policy, b.clause.rule))
@@ -218,14 +219,9 @@ impl Tree<'_> {
 
     /// A policy's rule, and what of it matches.
     fn rule(&self, out: &mut String, clause: &ClauseRef, peers: &[Line], ports: &[Line]) {
-        let place = self.place(&clause.policy);
-        let _ = writeln!(
-            out,
-            "    {}  {}[{}]  {place}",
-            name(&clause.policy),
-            clause.direction.as_str(),
-            clause.rule
-        );
+        let (direction, rule) = (clause.direction.as_str(), clause.rule);
+        let place = self.place(&clause.policy, &format!("spec.{direction}[{rule}]"));
+        let _ = writeln!(out, "    {}  {direction}[{rule}]{place}", name(&clause.policy));
         let lines: Vec<&Line> = peers.iter().chain(ports).collect();
         let width = |of: fn(&Line) -> &str| lines.iter().map(|l| of(l).chars().count()).max().unwrap_or(0);
         let (place, what) = (width(|l| &l.place), width(|l| &l.what));
@@ -258,9 +254,10 @@ impl Tree<'_> {
         }
     }
 
-    fn place(&self, policy: &ObjectKey) -> String {
-        let place = self.pair.cluster.place(policy).map(|p| escape(&p.to_string()));
-        self.paint.dim(&place.unwrap_or_default())
+    /// File and line, and the space before them.
+    fn place(&self, policy: &ObjectKey, path: &str) -> String {
+        let Some(place) = self.pair.cluster.place_of(policy, path) else { return String::new() };
+        format!("  {}", self.paint.dim(&escape(&place.to_string())))
     }
 }
 

@@ -69,12 +69,12 @@ denied  shop/web -> shop/db  5432/TCP
   IPv4 denied, IPv6 allowed; this is about IPv4
   egress of shop/web  passes: no policy isolates it for egress
   ingress of shop/db  denied: isolated by shop/db; no rule allows it
-    shop/db  ingress[0]  m.yaml:33
+    shop/db  ingress[0]  m.yaml:39
       ✘ from[0]   podSelector app=api                         shop/web has app=web
       ✘ from[1]   namespaceSelector team=red, podSelector {}  namespace shop has team=blue
       ✘ from[2]   ipBlock 10.0.0.0/24 except 10.0.0.1/32      shop/web has 10.0.0.1
       ✔ ports[0]  sql/TCP
-    shop/db  ingress[1]  m.yaml:33
+    shop/db  ingress[1]  m.yaml:45
       ✘ from[0]  ipBlock fd00::/16  shop/web has 10.0.0.1
       ✔ ports    all ports
     nearest: label app=api on shop/web, or label team=red on namespace shop
@@ -95,7 +95,7 @@ fn at_most_one_verdict_for_two_families_and_it_is_that_of_both() {
     assert_eq!(json["ingress"]["isolatedBy"], serde_json::json!(["shop/db"]));
     assert_eq!(
         json["ingress"]["nearestMisses"][0],
-        serde_json::json!({"policy": "shop/db", "rule": 0, "peer": 0, "port": 0, "file": "./m.yaml", "line": 33,
+        serde_json::json!({"policy": "shop/db", "rule": 0, "peer": 0, "port": 0, "file": "./m.yaml", "line": 40,
             "path": "spec.ingress[0].from[0]", "portPath": "spec.ingress[0].ports[0]",
             "peerMatches": false, "portMatches": true})
     );
@@ -187,8 +187,8 @@ spec:
 denied  ops/probe -> shop/web  80/TCP
   egress of ops/probe  passes: it is in its node's network, where policies select nobody (N70)
   ingress of shop/web  denied: isolated by shop/web, shop/web-probe; no rule allows it
-    shop/web  has no ingress rules  ./m.yaml:47
-    shop/web-probe  ingress[0]  ./m.yaml:54
+    shop/web  has no ingress rules  ./m.yaml:51
+    shop/web-probe  ingress[0]  ./m.yaml:59
       ✘ from[0]  namespaceSelector {}  ops/probe is in its node's network, where selectors match nobody (N70)
       ✘ from[1]  podSelector {}        ops/probe is in its node's network, where selectors match nobody (N70)
       ✔ ports    all ports
@@ -243,7 +243,7 @@ fn u6_why_a_rule_for_kube_dns_does_not_open_the_node_local_cache() {
         "\
 denied  shop/web -> 169.254.20.10  53/UDP
   egress of shop/web        denied: isolated by shop/dns; no rule allows it
-    shop/dns  egress[0]  m.yaml:48
+    shop/dns  egress[0]  m.yaml:55
       ✘ to[0]     namespaceSelector kubernetes.io/metadata.name=kube-system, podSelector k8s-app=kube-dns  no pod has 169.254.20.10, and selectors match pods only (N25)
       ✔ ports[0]  53/UDP
     nearest: ipBlock 169.254.20.10/32 in egress[0].to of shop/dns

@@ -93,7 +93,7 @@ fn what_is_not_there_is_an_error() {
     let run = weir(dir.path(), &["can", "a", "b", "-f", "m.yaml"]);
     assert_eq!(run.code, Some(2));
     assert!(run.err.contains("no Pod in the manifests"), "{}", run.err);
-    for args in [&["can", "a", "b"][..], &["can", "a", "-f", "."], &["can", "--all", "a", "b", "-f", "."]] {
+    for args in [&["can", "a", "-f", "."][..], &["can", "--all", "a", "b", "-f", "."]] {
         assert_eq!(weir(dir.path(), args).code, Some(2), "{args:?}");
     }
 }
@@ -109,10 +109,12 @@ fn a_broken_policy_is_named_with_its_line_and_the_rest_counts() {
     assert!(warnings[0].starts_with("weir: warning: m.yaml:24: not readable as YAML"), "{warnings:?}");
     assert!(
         warnings[1].starts_with(
-            "weir: warning: m.yaml:13: NetworkPolicy shop/db: spec.ingress[0].from[0].ipBlock.cidr: \"ten\""
+            "weir: warning: m.yaml:19: NetworkPolicy shop/db: spec.ingress[0].from[0].ipBlock.cidr: \"ten\""
         ),
         "{warnings:?}"
     );
+    let excerpt = "\n   |\n19 |   - from: [{ipBlock: {cidr: ten}}]\n   |                       ^^^^\n";
+    assert!(run.err.contains(excerpt), "{}", run.err);
     let run = weir(dir.path(), &["can", "shop/web-7d9", "shop/db-0:81", "-f", "m.yaml"]);
     assert_eq!(run.code, Some(1));
     assert!(run.out.contains("✘ ports[0]  80/TCP"), "{}", run.out);
@@ -121,15 +123,15 @@ fn a_broken_policy_is_named_with_its_line_and_the_rest_counts() {
 #[test]
 fn a_policy_that_cannot_be_read_at_all_closes_what_it_selects() {
     let closed = "cannot be read: allows nothing";
-    for (spec, why) in [
-        ("  policyTypes: [Inwards]\n  ingress: [{}]\n", closed),
-        ("  inwards: [{}]\n  ingress: [{}]\n", closed),
-        ("  ingress: 7\n", "has no ingress rules, see the warning about it"),
+    for (spec, why, line) in [
+        ("  policyTypes: [Inwards]\n  ingress: [{}]\n", closed, 19),
+        ("  inwards: [{}]\n  ingress: [{}]\n", closed, 19),
+        ("  ingress: 7\n", "has no ingress rules, see the warning about it", 18),
     ] {
         let dir = folder(&policy(spec));
         let run = weir(dir.path(), &["can", "shop/web-7d9", "shop/db-0:80", "-f", "m.yaml"]);
         assert_eq!(run.code, Some(1), "{spec}: {run:?}");
-        assert!(run.out.contains(&format!("    shop/db  {why}  m.yaml:13\n")), "{spec}: {run:?}");
+        assert!(run.out.contains(&format!("    shop/db  {why}  m.yaml:{line}\n")), "{spec}: {run:?}");
         assert!(run.err.contains("weir: warning: m.yaml:1"), "{spec}: {run:?}");
     }
 }

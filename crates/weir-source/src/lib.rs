@@ -16,8 +16,9 @@
 //!         Update::Batch { events, synced }, Update::Problem
 //! ```
 //!
-//! * [`manifests::read`] reads files once, [`manifests::watch`] follows a folder.
+//! * [`manifests::read`] reads files once, `manifests::watch` follows a folder (feature `watch`).
 //! * [`cluster::watch`] follows an API server (feature `cluster`).
+//! * [`inventory::read`] and `inventory::live::read` read once, and more: workloads, Services, nodes.
 //!
 //! Both speak only of real differences: an object that is new, that changed in a field which
 //! matters to policy, or that is gone. Neither keeps objects: a key and a digest of each are
@@ -32,6 +33,7 @@
 pub mod cluster;
 pub mod convert;
 mod id;
+pub mod inventory;
 pub mod manifests;
 mod problem;
 #[cfg(feature = "cluster")]

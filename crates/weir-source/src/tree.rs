@@ -146,6 +146,10 @@ impl de::Error for Error {
             Unexpected::Bool(b) => format!("the boolean {b} (a text needs quotes)"),
             other => other.to_string(),
         };
+        let expected = match expected.to_string().as_str() {
+            "i64" | "u16" | "u64" => "a whole number".to_owned(),
+            other => other.to_owned(),
+        };
         Self::custom(format_args!("found {found}, expected {expected}"))
     }
 }

@@ -1,93 +1,80 @@
 //! What lint reads.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
-use weir_compiler::cidr::CidrSet;
-use weir_compiler::object::{Event, Labels, ObjectKey, Pod, Policy};
-use weir_compiler::policy::namespace_labels;
-use weir_source::{Id, Kind, Place, Problem, manifests};
+use anyhow::Result;
+use weir_compiler::cidr::{Cidr, CidrSet};
+use weir_source::inventory::live::Wanted;
+use weir_source::{Kind, Problem};
 
 use super::checks::World;
 use super::codes::{WEIR001, WEIR002};
 use super::finding::Finding;
 use super::inventory::{Facts, Inventory};
 use super::source::{Sources, YamlPath};
+use crate::cluster::Cluster;
 
 /// Policies and what they are about.
 #[derive(Debug)]
 pub(crate) struct Input {
-    pub(crate) pods: Vec<Pod>,
-    pub(crate) policies: Vec<Policy>,
+    pub(crate) cluster: Cluster,
     pub(crate) sources: Sources,
     pub(crate) notes: Vec<String>,
-    namespaces: BTreeMap<String, Labels>,
+    /// The labels of namespaces are known: manifests have some, or it is a cluster.
     namespaces_known: bool,
-    facts: HashMap<ObjectKey, Facts>,
-    problems: Vec<Problem>,
 }
 
 impl Input {
-    /// Reads manifests.
+    /// Reads manifests, a snapshot or a cluster.
     ///
     /// # Errors
-    /// A path is not there.
-    pub(crate) fn load(paths: &[PathBuf]) -> Result<Input> {
-        for path in paths {
-            if let Err(error) = std::fs::metadata(path) {
-                bail!("{}: {error}", path.display());
+    /// A path is not there, or the API server does not answer.
+    pub(crate) fn load(input: &crate::input::Input) -> Result<Input> {
+        let found = input.find(Wanted { workloads: false, services: true, nodes: true }, false)?;
+        let namespaces_known = found.live
+            || found.inventory.events.iter().any(|e| matches!(e, weir_source::Event::Namespace(_)));
+        let mut cluster = Cluster::new(found);
+        let mut sources = Sources::new(&cluster.places);
+        let of_problems = cluster.problems.iter().filter_map(|p| Some(&p.place.as_ref()?.file));
+        let files: BTreeSet<PathBuf> =
+            cluster.places.values().map(|p| &p.file).chain(of_problems).cloned().collect();
+        for file in files {
+            if let Some(text) = cluster.sources.text(&file) {
+                sources.add(&file, text);
             }
         }
-        let loaded = manifests::read(paths);
-        let places: Vec<(Id, Place)> = loaded.events.iter().map(Id::of).zip(loaded.places).collect();
-        let of_policies =
-            places.iter().filter(|(id, _)| id.kind == Kind::Policy).map(|(id, at)| (&id.key, at));
-        let mut input = Input {
-            pods: Vec::new(),
-            policies: Vec::new(),
-            sources: Sources::read(of_policies),
-            notes: Vec::new(),
-            namespaces: BTreeMap::new(),
-            namespaces_known: false,
-            facts: facts(&places),
-            problems: loaded.problems,
-        };
-        for event in loaded.events {
-            match event {
-                Event::Pod(pod) => input.pods.push(pod),
-                Event::Policy(policy) => input.policies.push(policy),
-                Event::Namespace(namespace) => {
-                    let labels = namespace_labels(&namespace.name, &namespace.labels);
-                    input.namespaces.insert(namespace.name, labels);
-                    input.namespaces_known = true;
-                }
-                _ => {}
-            }
-        }
-        let used =
-            input.pods.iter().map(|p| &p.key.namespace).chain(input.policies.iter().map(|p| &p.namespace));
-        let missing: BTreeSet<String> =
-            used.filter(|n| !input.namespaces.contains_key(*n)).cloned().collect();
-        for name in missing {
-            input.namespaces.insert(name.clone(), namespace_labels(&name, &Labels::new()));
-        }
-        if input.policies.is_empty() {
-            input.notes.push("there is no NetworkPolicy in the manifests".to_owned());
-        } else if input.pods.is_empty() {
-            input.notes.push(
-                "there is no Pod in the manifests: nothing is checked against pods (WEIR201 to WEIR216, but for DNS)"
+        let mut notes = cluster.notes.clone();
+        if cluster.policies.is_empty() {
+            notes.push("there is no NetworkPolicy to look at".to_owned());
+        } else if cluster.pods.is_empty() {
+            notes.push(
+                "there is no Pod and no workload: nothing is checked against pods (WEIR201 to WEIR216, but for DNS)"
                     .to_owned(),
             );
         }
-        Ok(input)
+        Ok(Input { cluster, sources, notes, namespaces_known })
     }
 
     /// What checks look at.
-    pub(crate) fn world(&self, services: CidrSet) -> World<'_> {
-        let inventory =
-            Inventory::new(self.pods.iter(), self.namespaces.clone(), &self.facts, |pod| !pod.ips.is_empty());
-        World::new(self.policies.iter(), inventory, &self.sources, self.namespaces_known, services)
+    pub(crate) fn world(&self, mut services: CidrSet) -> World<'_> {
+        let nodes = &self.cluster.nodes;
+        let facts = |state: &crate::cluster::PodState| Facts {
+            declared: state.details.ports.iter().map(|p| (p.protocol, p.port)).collect(),
+            windows: state.details.windows
+                || state.pod.node.as_ref().and_then(|n| nodes.get(n)).is_some_and(|n| n.windows),
+            calls_api: state.details.service_account,
+        };
+        let inventory = Inventory::new(self.cluster.pods.values(), self.cluster.namespaces.clone(), facts);
+        let single = self
+            .cluster
+            .services
+            .values()
+            .flat_map(|s| &s.cluster_ips)
+            .filter_map(|ip| Cidr::parse(&format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 })));
+        services = CidrSet::union([&services, &CidrSet::from_cidrs(single)]);
+        let documents = &self.cluster.documents;
+        World::new(self.cluster.policies.values(), inventory, documents, self.namespaces_known, services)
     }
 
     /// What the source of the objects had to complain about.
@@ -99,6 +86,11 @@ impl Input {
                 Some(id) => format!("{id}: {}", problem.reason),
                 None => problem.reason.clone(),
             };
+            let help = if twice {
+                "remove one of them"
+            } else {
+                "correct it; kubectl apply --dry-run=server shows what an API server makes of it"
+            };
             Finding {
                 code: if twice { &WEIR002 } else { &WEIR001 },
                 policy: policy.map(|id| id.key.clone()),
@@ -106,39 +98,9 @@ impl Input {
                 span: problem.place.clone().map(|place| self.sources.whole(place)),
                 message,
                 why: None,
-                help: Some(
-                    if twice {
-                        "remove one of them"
-                    } else {
-                        "correct it; kubectl apply --dry-run=server shows what an API server makes of it"
-                    }
-                    .to_owned(),
-                ),
+                help: Some(help.to_owned()),
             }
         };
-        self.problems.iter().map(finding).collect()
+        self.cluster.problems.iter().map(finding).collect()
     }
-}
-
-/// What the manifests say of pods beside what policies look at.
-fn facts(places: &[(Id, Place)]) -> HashMap<ObjectKey, Facts> {
-    let pods: HashMap<(&PathBuf, u64), &ObjectKey> = places
-        .iter()
-        .filter(|(id, _)| id.kind == Kind::Pod)
-        .map(|(id, place)| ((&place.file, place.line), &id.key))
-        .collect();
-    let files: BTreeSet<&PathBuf> = pods.keys().map(|(file, _)| *file).collect();
-    let mut facts = HashMap::new();
-    for file in files {
-        let Ok(bytes) = std::fs::read(file) else { continue };
-        for (kind, tree) in manifests::documents(&bytes) {
-            if kind == Some(Kind::Pod)
-                && let Some(key) = pods.get(&(file, tree.line))
-                && let Some(spec) = tree.get("spec")
-            {
-                facts.insert((*key).clone(), Facts::of(spec));
-            }
-        }
-    }
-    facts
 }

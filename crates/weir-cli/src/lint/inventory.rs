@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use weir_compiler::object::{Labels, NamedPort, ObjectKey, Pod, Protocol};
+use weir_compiler::object::{Labels, NamedPort, ObjectKey, Protocol};
 use weir_compiler::policy::PeerClause;
 use weir_compiler::selector::{Anchor, Selector};
-use weir_source::tree::{Tree, Value};
+
+use crate::cluster::PodState;
 
 /// What a manifest says of a pod that no rule of a node depends on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,42 +22,6 @@ pub(crate) struct Facts {
     pub(crate) calls_api: bool,
 }
 
-impl Facts {
-    /// From a pod's `spec`.
-    pub(crate) fn of(spec: &Tree) -> Facts {
-        let list = |field: &str| match spec.get(field).map(|tree| &tree.value) {
-            Some(Value::Seq(items)) => items.as_slice(),
-            _ => &[],
-        };
-        let sidecar = |c: &&Tree| c.text("restartPolicy") == Some("Always");
-        let containers = list("containers").iter().chain(list("initContainers").iter().filter(sidecar));
-        let mut declared = BTreeSet::new();
-        for ports in containers.filter_map(|c| c.get("ports")) {
-            let Value::Seq(ports) = &ports.value else { continue };
-            for port in ports {
-                let protocol = port.text("protocol").unwrap_or("TCP").parse();
-                let number = match port.get("containerPort").map(|p| &p.value) {
-                    Some(Value::Int(number)) => u16::try_from(*number).ok(),
-                    _ => None,
-                };
-                if let (Ok(protocol), Some(number)) = (protocol, number) {
-                    declared.insert((protocol, number));
-                }
-            }
-        }
-        let os = spec.get("os").and_then(|os| os.text("name"));
-        let node_os = spec.get("nodeSelector").and_then(|s| s.text("kubernetes.io/os"));
-        let account = spec.text("serviceAccountName").or_else(|| spec.text("serviceAccount"));
-        let no_token =
-            matches!(spec.get("automountServiceAccountToken").map(|t| &t.value), Some(Value::Bool(false)));
-        Facts {
-            declared,
-            windows: os == Some("windows") || node_os == Some("windows"),
-            calls_api: !no_token && account.is_some_and(|name| name != "default"),
-        }
-    }
-}
-
 /// Pods of one kind.
 #[derive(Debug, Clone)]
 pub(crate) struct PodKind {
@@ -64,8 +29,7 @@ pub(crate) struct PodKind {
     pub(crate) labels: Labels,
     pub(crate) host_network: bool,
     pub(crate) named: Vec<NamedPort>,
-    /// `None`: nothing is known of them.
-    pub(crate) facts: Option<Facts>,
+    pub(crate) facts: Facts,
     /// Those of its pods' that the manifests have.
     pub(crate) addresses: Vec<IpAddr>,
     /// One of them.
@@ -77,13 +41,13 @@ impl PodKind {
     /// Whether a container declares the port, by name or without.
     pub(crate) fn declares(&self, protocol: Protocol, port: u16) -> bool {
         let named = self.named.iter().map(|p| (p.protocol, p.port));
-        let declared = self.facts.iter().flat_map(|f| f.declared.iter().copied());
+        let declared = self.facts.declared.iter().copied();
         named.chain(declared).any(|declared| declared == (protocol, port))
     }
 
     /// All ports that its containers declare, as people write them.
     pub(crate) fn ports(&self) -> BTreeSet<String> {
-        let declared = self.facts.iter().flat_map(|f| f.declared.iter());
+        let declared = self.facts.declared.iter();
         let numbers = declared.filter(|(p, n)| !self.named.iter().any(|o| (o.protocol, o.port) == (*p, *n)));
         let named = self.named.iter().map(|p| format!("{}/{} ({})", p.port, p.protocol, p.name));
         named.chain(numbers.map(|(p, n)| format!("{n}/{p}"))).collect()
@@ -105,25 +69,24 @@ pub(crate) struct Inventory {
 }
 
 impl Inventory {
-    /// Of pods that have not finished; `facts` knows of some of them what their manifests say besides.
+    /// Of pods that have not finished.
     pub(crate) fn new<'a>(
-        pods: impl Iterator<Item = &'a Pod>,
+        pods: impl Iterator<Item = &'a PodState>,
         namespaces: BTreeMap<String, Labels>,
-        facts: &HashMap<ObjectKey, Facts>,
-        written_address: impl Fn(&Pod) -> bool,
+        facts: impl Fn(&PodState) -> Facts,
     ) -> Inventory {
         let mut inventory = Inventory { namespaces, ..Inventory::default() };
         let mut known = HashMap::new();
-        for pod in pods.filter(|p| !p.finished) {
-            let of = facts.get(&pod.key);
-            let what = (&pod.key.namespace, &pod.labels, pod.host_network, &pod.ports, of);
+        for state in pods.filter(|state| !state.pod.finished) {
+            let (pod, facts) = (&state.pod, facts(state));
+            let what = (&pod.key.namespace, &pod.labels, pod.host_network, &pod.ports, facts.clone());
             let at = *known.entry(what).or_insert_with(|| {
                 inventory.kinds.push(PodKind {
                     namespace: pod.key.namespace.clone(),
                     labels: pod.labels.clone(),
                     host_network: pod.host_network,
                     named: pod.ports.clone(),
-                    facts: of.cloned(),
+                    facts,
                     addresses: Vec::new(),
                     example: pod.key.clone(),
                     count: 0,
@@ -132,7 +95,7 @@ impl Inventory {
             });
             let kind = &mut inventory.kinds[at];
             kind.count += 1;
-            if written_address(pod) {
+            if !state.stand_in {
                 kind.addresses.extend(&pod.ips);
             }
         }

@@ -20,7 +20,6 @@ pub(crate) mod source;
 mod text;
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -54,9 +53,8 @@ Exit code: 0, or 1 if there is a finding at or above --fail-on; 2: no answer, a 
 column, endColumn, message, why, help}, with null for what is not known; summary is {error, warning, info, ignored,
 policies, pods}. Columns count characters from 1.")]
 pub(crate) struct Lint {
-    /// Manifests: NetworkPolicies, Pods, Namespaces (may be repeated; folders with all below them)
-    #[arg(short = 'f', long = "filename", value_name = "FILE|DIR", required_unless_present = "explain")]
-    files: Vec<PathBuf>,
+    #[command(flatten)]
+    input: crate::input::Input,
     /// Only findings that are at least as bad as this
     #[arg(long, value_enum, default_value = "info")]
     severity: Severity,
@@ -124,7 +122,7 @@ impl Lint {
             return Ok(ExitCode::SUCCESS);
         }
         let services = self.services()?;
-        let input = Input::load(&self.files)?;
+        let input = Input::load(&self.input)?;
         let report = self.report(&input, services);
         match self.output {
             Output::Text => write!(out, "{}", text::report(&report, Paint::for_stdout()))?,
@@ -155,14 +153,16 @@ impl Lint {
         let mut report = Report {
             findings: input.complaints(),
             ignored: 0,
-            policies: input.policies.len(),
-            pods: input.pods.iter().filter(|p| !p.finished).count(),
+            policies: input.cluster.policies.len(),
+            pods: input.cluster.pods.values().filter(|p| !p.pod.finished).count(),
             notes: input.notes.clone(),
         };
         report.findings.extend(input.world(services).findings());
         for finding in &mut report.findings {
-            if let (None, Some(policy)) = (&finding.span, &finding.policy) {
-                finding.span = input.sources.span(policy, &finding.path);
+            if let (None, Some(policy)) = (&finding.span, &finding.policy)
+                && let Some(document) = input.cluster.documents.get(policy)
+            {
+                finding.span = input.sources.span(policy, document, &finding.path);
             }
         }
         let all = report.findings.len();

@@ -1,12 +1,12 @@
 //! From a path in a policy to its place in a file.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use weir_compiler::object::ObjectKey;
+use weir_source::Place;
 use weir_source::tree::{Tree, Value};
-use weir_source::{Kind, Place, manifests};
 
 /// A step into an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,36 +88,22 @@ pub(crate) struct Span {
     pub(crate) columns: (usize, usize),
 }
 
-/// The texts of the files that have policies, and the documents in them.
+/// The texts of files, and where policies stand in them.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
     files: BTreeMap<PathBuf, Vec<String>>,
-    policies: HashMap<ObjectKey, (PathBuf, Tree)>,
+    places: BTreeMap<ObjectKey, Place>,
 }
 
 impl Sources {
-    /// Reads the files of these places again.
-    pub(crate) fn read<'a>(places: impl Iterator<Item = (&'a ObjectKey, &'a Place)>) -> Sources {
-        let mut sources = Sources::default();
-        let places: HashMap<(PathBuf, u64), ObjectKey> =
-            places.map(|(key, place)| ((place.file.clone(), place.line), key.clone())).collect();
-        for (file, _) in places.keys() {
-            if sources.files.contains_key(file) {
-                continue;
-            }
-            // it has been read a moment ago; if it is gone by now, there is no excerpt
-            let Ok(bytes) = std::fs::read(file) else { continue };
-            for (kind, tree) in manifests::documents(&bytes) {
-                if kind == Some(Kind::Policy)
-                    && let Some(key) = places.get(&(file.clone(), tree.line))
-                {
-                    sources.policies.insert(key.clone(), (file.clone(), tree));
-                }
-            }
-            let lines = String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect();
-            sources.files.insert(file.clone(), lines);
-        }
-        sources
+    /// Of policies that stand there; the texts are [added](Sources::add).
+    pub(crate) fn new(places: &BTreeMap<ObjectKey, Place>) -> Sources {
+        Sources { files: BTreeMap::new(), places: places.clone() }
+    }
+
+    /// A file's text.
+    pub(crate) fn add(&mut self, file: &Path, text: &str) {
+        self.files.insert(file.to_owned(), text.lines().map(str::to_owned).collect());
     }
 
     /// A line of a file.
@@ -126,14 +112,9 @@ impl Sources {
         self.files.get(&place.file)?.get(line).map(String::as_str)
     }
 
-    /// The value at a path of a policy, as it was written.
-    pub(crate) fn value(&self, policy: &ObjectKey, path: &YamlPath) -> Option<&Tree> {
-        path.0.iter().try_fold(&self.policies.get(policy)?.1, |tree, step| step_into(tree, step))
-    }
-
     /// Where a path of a policy is; of one that leads nowhere, as far as it leads.
-    pub(crate) fn span(&self, policy: &ObjectKey, path: &YamlPath) -> Option<Span> {
-        let (file, root) = self.policies.get(policy)?;
+    pub(crate) fn span(&self, policy: &ObjectKey, root: &Tree, path: &YamlPath) -> Option<Span> {
+        let file = &self.places.get(policy)?.file;
         let (mut tree, mut key, mut above) = (root, None, root.line);
         for step in &path.0 {
             let Some(next) = step_into(tree, step) else { break };
@@ -195,6 +176,11 @@ impl Sources {
 
 /// How far above a value its key is looked for: comments may be between.
 const MOST_LINES: usize = 100;
+
+/// The value at a path of an object, as it was written.
+pub(crate) fn value<'a>(root: &'a Tree, path: &YamlPath) -> Option<&'a Tree> {
+    path.0.iter().try_fold(root, step_into)
+}
 
 fn step_into<'a>(tree: &'a Tree, step: &Step) -> Option<&'a Tree> {
     match (step, &tree.value) {

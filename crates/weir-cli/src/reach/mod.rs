@@ -18,9 +18,9 @@ mod rules;
 pub(crate) mod traffic;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-pub(crate) use classes::{Class, Reach, Row, Who};
+pub(crate) use classes::{Reach, Who};
 
 use std::net::IpAddr;
 

@@ -240,7 +240,7 @@ impl World {
         Flow::judge_on(own_node, self.end(from), self.end(to), source, destination, l4).allowed()
     }
 
-    fn address(&self, key: &ObjectKey, v4: bool) -> Option<IpAddr> {
+    pub(crate) fn address(&self, key: &ObjectKey, v4: bool) -> Option<IpAddr> {
         let pod = self.pods.iter().find(|p| p.key == *key)?;
         pod.ips.iter().copied().find(|ip| ip.is_ipv4() == v4)
     }
@@ -285,7 +285,7 @@ fn check(seed: u64, own_node: PodToOwnNode) {
                 ),
             }
         }
-        let rows: Vec<[super::Row; 2]> = (0..reach.classes.len())
+        let rows: Vec<[super::classes::Row; 2]> = (0..reach.classes.len())
             .map(|c| [Direction::Ingress, Direction::Egress].map(|d| reach.row(c, d)))
             .collect();
         for (a, a_pod, from, source) in &points {

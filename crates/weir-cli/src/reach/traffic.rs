@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use weir_compiler::object::Protocol;
-use weir_compiler::ports::{L4, PortSet};
+#[cfg(test)]
+use weir_compiler::ports::L4;
+use weir_compiler::ports::PortSet;
 use weir_compiler::ranges::RangeSet;
 
 /// A set of traffic. Protocols without ports are all in it or none of them is (U1).

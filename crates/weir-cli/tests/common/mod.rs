@@ -28,6 +28,24 @@ pub(crate) fn weir(dir: &Path, args: &[&str]) -> Run {
     Run { code: run.status.code(), out: text(run.stdout), err: text(run.stderr) }
 }
 
+/// Runs `weir` in a folder, with this on its standard input.
+pub(crate) fn weir_reads(dir: &Path, args: &[&str], text: &str) -> Run {
+    use std::io::Write;
+    use std::process::Stdio;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(args)
+        .current_dir(dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("weir runs");
+    child.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
+    let run = child.wait_with_output().expect("weir ends");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    Run { code: run.status.code(), out: text(run.stdout), err: text(run.stderr) }
+}
+
 /// A folder with the manifest `m.yaml`.
 pub(crate) fn folder(manifest: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a folder");

@@ -112,6 +112,16 @@ fn apply(differ: &mut Differ, step: Step) -> Option<Problem> {
 }
 
 async fn connect(options: Options) -> Result<Client, Error> {
+    client(configure(options).await?)
+}
+
+/// A client of a configuration.
+pub(crate) fn client(config: Config) -> Result<Client, Error> {
+    Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))
+}
+
+/// Where the API server is, and who we are.
+pub(crate) async fn configure(options: Options) -> Result<Config, Error> {
     let path = options.kubeconfig.clone();
     let wrong = |source| Error::Kubeconfig { path: path.clone(), reason: Box::new(source) };
     let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
@@ -126,5 +136,5 @@ async fn connect(options: Options) -> Result<Client, Error> {
         Config::from_custom_kubeconfig(kubeconfig.map_err(wrong)?, &choice).await.map_err(wrong)?
     };
     config.connect_timeout = Some(CONNECT);
-    Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))
+    Ok(config)
 }

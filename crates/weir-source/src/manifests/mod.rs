@@ -9,10 +9,11 @@
 //! * An object without a namespace is in `default`.
 
 mod files;
-mod outline;
 mod parse;
+#[cfg_attr(not(feature = "watch"), allow(dead_code, reason = "what follows a folder asks for more"))]
 mod store;
-mod text;
+pub(crate) mod text;
+#[cfg(feature = "watch")]
 mod watch;
 
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ use std::path::PathBuf;
 use weir_compiler::object::Event;
 
 use crate::{Place, Problem};
-pub use outline::documents;
+#[cfg(feature = "watch")]
 pub use watch::watch;
 
 /// What [`read`] has found.
@@ -63,6 +64,12 @@ pub fn read(paths: &[PathBuf]) -> Loaded {
     loaded.problems.extend(changes.problems);
     (loaded.events, loaded.places) = changes.events.into_iter().unzip();
     loaded
+}
+
+/// The files at or below a path that are manifests, and what could not be looked at.
+pub(crate) fn find(root: &std::path::Path) -> (Vec<PathBuf>, Vec<Problem>) {
+    let found = files::walk(root);
+    (found.files.into_keys().collect(), found.problems)
 }
 
 #[cfg(test)]

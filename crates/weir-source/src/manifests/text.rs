@@ -18,8 +18,60 @@ pub(crate) struct Text {
     pub(crate) errors: Vec<(u64, String)>,
 }
 
+/// How a snapshot begins: a text in which most documents are JSON in one line, `--- {...}`.
+pub(crate) const SNAPSHOT: &str = "# weir snapshot";
+
 /// Reads all documents of a text; empty ones are passed over.
 pub(crate) fn read(text: &[u8]) -> Text {
+    if text.starts_with(SNAPSHOT.as_bytes()) { read_snapshot(text) } else { read_yaml(text) }
+}
+
+/// The same as [`read_yaml`] says, some twenty times faster: lines that are a document of JSON are read as such,
+/// and what is between them as YAML.
+fn read_snapshot(text: &[u8]) -> Text {
+    let mut read = Text { documents: Vec::new(), errors: Vec::new() };
+    let mut lines = text.split_inclusive(|b| *b == b'\n').peekable();
+    let (mut number, mut start, mut begin, mut at) = (0, 0, 0, 0);
+    let yaml = |from: usize, to: usize, lines_before: u64, read: &mut Text| {
+        let part = read_yaml(&text[from..to]);
+        read.documents.extend(part.documents.into_iter().map(|mut tree| {
+            shift(&mut tree, lines_before);
+            tree
+        }));
+        read.errors.extend(part.errors.into_iter().map(|(line, error)| (line + lines_before, error)));
+    };
+    while let Some(line) = lines.next() {
+        let whole = lines.peek().is_none_or(|next| next.starts_with(b"---"));
+        let json = line.strip_prefix(b"--- ").filter(|json| whole && json.starts_with(b"{"));
+        if let Some(value) = json.and_then(|json| serde_json::from_slice::<serde_json::Value>(json).ok()) {
+            if start < at {
+                yaml(start, at, begin, &mut read);
+            }
+            let mut tree = Tree::from(value);
+            shift(&mut tree, number + 1);
+            read.documents.push(tree);
+            (start, begin) = (at + line.len(), number + 1);
+        }
+        at += line.len();
+        number += 1;
+    }
+    if start < at {
+        yaml(start, at, begin, &mut read);
+    }
+    read
+}
+
+/// Counts lines from further up.
+fn shift(tree: &mut Tree, lines: u64) {
+    tree.line += lines;
+    match &mut tree.value {
+        Value::Seq(items) => items.iter_mut().for_each(|item| shift(item, lines)),
+        Value::Map(entries) => entries.iter_mut().for_each(|(_, value)| shift(value, lines)),
+        _ => {}
+    }
+}
+
+fn read_yaml(text: &[u8]) -> Text {
     // The library guards against inputs that grow without bound. Aliases are what makes a text
     // grow, and their limits stay; the others only have to hold a large cluster in one file.
     let budget = serde_saphyr::budget! {
@@ -88,10 +140,16 @@ fn fate(level: Level, key: &str) -> Fate {
         (OBJECT, "metadata") => Keep(META),
         (OBJECT, "spec") => Keep(SPEC),
         (OBJECT, "status") => Keep(STATUS),
-        (META, "name" | "namespace" | "uid" | "labels" | "creationTimestamp" | "deletionTimestamp") => {
-            Keep(ANY)
-        }
-        (STATUS, "phase" | "podIP" | "podIPs") => Keep(ANY),
+        // of an EndpointSlice
+        (OBJECT, "endpoints" | "ports" | "addressType") => Keep(ANY),
+        // pods in pods' makers
+        (SPEC, "template" | "jobTemplate") => Keep(OBJECT),
+        (
+            META,
+            "name" | "namespace" | "uid" | "labels" | "creationTimestamp" | "deletionTimestamp"
+            | "ownerReferences",
+        ) => Keep(ANY),
+        (STATUS, "phase" | "podIP" | "podIPs" | "conditions" | "addresses" | "nodeInfo") => Keep(ANY),
         (SPEC, "containers" | "initContainers") => Keep(CONTAINERS),
         (
             SPEC,
@@ -197,6 +255,7 @@ impl<'de, const LEVEL: Level> Visitor<'de> for NodeVisitor<LEVEL> {
                     map.next_value::<IgnoredAny>()?;
                     Tree { line: defined.line(), value: Value::Null }
                 }
+                Fate::Keep(OBJECT) => map.next_value::<Spanned<Node<OBJECT>>>()?.into_tree(),
                 Fate::Keep(ITEMS) => map.next_value::<Spanned<Node<ITEMS>>>()?.into_tree(),
                 Fate::Keep(META) => map.next_value::<Spanned<Node<META>>>()?.into_tree(),
                 Fate::Keep(SPEC) => map.next_value::<Spanned<Node<SPEC>>>()?.into_tree(),
@@ -263,6 +322,17 @@ mod tests {
         assert_eq!(read.errors.len(), 1);
         assert_eq!(read.errors[0].0, 4);
         assert!(!read.errors[0].1.is_empty());
+    }
+
+    #[test]
+    fn a_snapshot_says_what_the_same_yaml_says() {
+        let text = "# weir snapshot\n--- {\"kind\": \"Pod\", \"spec\": [1, {\"a\": null}]}\n---\nkind:\n  x: y\n\
+            --- {\"kind\": 1}\n--- {\"kind\": 2,\n \"b\": 3}\n---\na: |\n  text\n--- {\"kind\": 4}\n--- {\"kind\": [}\n";
+        let (snapshot, yaml) = (read(text.as_bytes()), read_yaml(text.as_bytes()));
+        assert_eq!(snapshot.documents, yaml.documents);
+        assert_eq!(snapshot.documents.len(), 6);
+        assert_eq!(snapshot.errors.len(), 1);
+        assert_eq!(snapshot.errors[0].0, yaml.errors[0].0);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod selectors;
 mod unreadable;
 mod written;
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use weir_compiler::cidr::CidrSet;
@@ -27,10 +28,11 @@ use weir_compiler::object::{IpBlock, LabelSelector, ObjectKey, Peer, Policy, Pol
 use weir_compiler::policy::{NAMESPACE_NAME_LABEL, PolicyClauses, PortClause, ReadPolicy, RuleClause};
 use weir_compiler::selector::Selector;
 use weir_compiler::slice::Direction;
+use weir_source::tree::Tree;
 
 use super::finding::Finding;
 use super::inventory::Inventory;
-use super::source::{Sources, YamlPath, at};
+use super::source::{self, YamlPath, at};
 
 /// A policy, as written and as read.
 #[derive(Debug)]
@@ -47,7 +49,8 @@ pub(crate) struct Checked<'a> {
 pub(crate) struct World<'a> {
     pub(crate) policies: Vec<Checked<'a>>,
     pub(crate) inventory: Inventory,
-    pub(crate) sources: &'a Sources,
+    /// As written.
+    pub(crate) documents: &'a BTreeMap<ObjectKey, Tree>,
     /// The labels of namespaces are known: manifests have some, or it is a cluster.
     pub(crate) namespaces_known: bool,
     /// Addresses of Services.
@@ -58,7 +61,7 @@ impl<'a> World<'a> {
     pub(crate) fn new(
         policies: impl Iterator<Item = &'a Policy>,
         inventory: Inventory,
-        sources: &'a Sources,
+        documents: &'a BTreeMap<ObjectKey, Tree>,
         namespaces_known: bool,
         services: CidrSet,
     ) -> World<'a> {
@@ -69,7 +72,7 @@ impl<'a> World<'a> {
             Checked { policy, key: policy.key(), read, selected }
         };
         let policies = policies.map(check).collect();
-        World { policies, inventory, sources, namespaces_known, services }
+        World { policies, inventory, documents, namespaces_known, services }
     }
 
     /// Everything that is found, in the order of the policies.
@@ -86,6 +89,11 @@ impl<'a> World<'a> {
         names::check(self, &mut all);
         ends::check(self, &mut all);
         all
+    }
+
+    /// The value at a path of a policy, as it was written.
+    fn value(&self, policy: &ObjectKey, path: &YamlPath) -> Option<&'a Tree> {
+        source::value(self.documents.get(policy)?, path)
     }
 
     /// Whether anything can be said of pods.

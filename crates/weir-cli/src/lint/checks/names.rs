@@ -35,7 +35,7 @@ pub(super) fn check(world: &World<'_>, out: &mut Vec<Finding>) {
         } else if dns.on_nodes && !any(&|rule| dns.cache_allowed(rule)) {
             lack(&WEIR208);
         }
-        let calls = |at: &usize| world.inventory.kinds[*at].facts.as_ref().is_some_and(|f| f.calls_api);
+        let calls = |at: &usize| world.inventory.kinds[*at].facts.calls_api;
         if kinds.iter().any(calls) && !any(&api_allowed) {
             lack(&WEIR215);
         }

@@ -79,8 +79,7 @@ fn number(
     let kinds: Vec<_> = servers.iter().map(|at| &world.inventory.kinds[*at]).collect();
     // containers need not declare their ports: only where each of them declares some, and all of them are known,
     // is one that is missing a mistake
-    let says =
-        |k: &&super::super::inventory::PodKind| k.facts.as_ref().is_some_and(|f| !f.declared.is_empty());
+    let says = |k: &&super::super::inventory::PodKind| !k.facts.declared.is_empty();
     if !kinds.iter().all(says) || kinds.iter().any(|k| k.declares(protocol, port)) {
         return;
     }

@@ -77,7 +77,7 @@ fn subject(world: &World<'_>, checked: &Checked<'_>, out: &mut Vec<Finding>) {
         );
     }
     values(world, &checked.key, &path, &checked.policy.spec.pod_selector, &[namespace].into(), out);
-    let windows = |at: &&usize| inventory.kinds[**at].facts.as_ref().is_some_and(|f| f.windows);
+    let windows = |at: &&usize| inventory.kinds[**at].facts.windows;
     let windows: Vec<usize> = checked.selected.iter().filter(windows).copied().collect();
     if let Some(first) = windows.first() {
         let message = format!(

@@ -65,7 +65,7 @@ fn types(world: &World<'_>, checked: &Checked<'_>, out: &mut Vec<Finding>) {
         }
     }
     let path = at!["spec", "egress"];
-    let written = world.sources.value(&checked.key, &path).map(|tree| &tree.value);
+    let written = world.value(&checked.key, &path).map(|tree| &tree.value);
     let empty = matches!(written, Some(Value::Seq(items)) if items.is_empty())
         || matches!(written, Some(Value::Null));
     if empty && spec.policy_types.is_empty() {
@@ -81,7 +81,7 @@ fn empty_lists(world: &World<'_>, checked: &Checked<'_>, rule: &Rule<'_>, out: &
     let peers = rule.peers_path();
     let ports = rule.path.then("ports");
     for (path, of) in [(peers, "peers"), (ports, "ports of all protocols")] {
-        let Some(tree) = world.sources.value(&checked.key, &path) else { continue };
+        let Some(tree) = world.value(&checked.key, &path) else { continue };
         let empty =
             matches!(&tree.value, Value::Null) || matches!(&tree.value, Value::Seq(i) if i.is_empty());
         if empty {

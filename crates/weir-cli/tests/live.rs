@@ -1,0 +1,143 @@
+//! Asking an API server: here one of a few lines, on a port of this machine.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use common::weir;
+use serde_json::{Value, json};
+
+/// What the server answers to a path with its query: a status and a body.
+type Answers = dyn Fn(&str) -> (u16, Value) + Send + Sync;
+
+/// Serves until the test ends, and writes a kubeconfig that leads there.
+fn server(answers: Arc<Answers>) -> tempfile::TempDir {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let answers = answers.clone();
+            std::thread::spawn(move || {
+                let mut lines = BufReader::new(stream.try_clone().expect("a second handle")).lines();
+                while let Some(Ok(first)) = lines.next() {
+                    while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+                    let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
+                    let (status, body) = answers(&path);
+                    let body = body.to_string();
+                    let head = format!(
+                        "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                        body.len()
+                    );
+                    if stream.write_all((head + &body).as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let dir = tempfile::tempdir().expect("a folder");
+    let kubeconfig = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c", "preferences": {},
+        "clusters": [{"name": "c", "cluster": {"server": format!("http://127.0.0.1:{port}")}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "shop"}}]});
+    std::fs::write(dir.path().join("config"), kubeconfig.to_string()).expect("written");
+    dir
+}
+
+fn forbidden() -> (u16, Value) {
+    (
+        403,
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "you may not", "code": 403}),
+    )
+}
+
+fn list(items: Value) -> (u16, Value) {
+    (200, json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items}))
+}
+
+fn pod(namespace: &str, name: &str, ip: &str) -> Value {
+    json!({"metadata": {"namespace": namespace, "name": name, "labels": {"app": name}, "annotations": {"a": "SECRET"}},
+        "spec": {"nodeName": "n1", "containers": [{"image": "SECRET", "env": [{"name": "A", "value": "SECRET"}]}]},
+        "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}})
+}
+
+fn policies() -> Value {
+    json!([{"metadata": {"namespace": "shop", "name": "db"}, "spec": {"podSelector": {"matchLabels": {"app": "db"}},
+        "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}]}}])
+}
+
+#[test]
+fn lists_are_read_page_by_page() {
+    let server = server(Arc::new(|path| match path.split('?').next().unwrap_or_default() {
+        "/api/v1/namespaces" => list(json!([{"metadata": {"name": "shop"}}])),
+        "/api/v1/pods" if path.contains("continue=more") => list(json!([pod("shop", "db", "10.0.0.2")])),
+        "/api/v1/pods" => (
+            200,
+            json!({"metadata": {"continue": "more"}, "items": [pod("shop", "web", "10.0.0.1"), pod("ops", "x", "10.0.0.3")]}),
+        ),
+        "/apis/networking.k8s.io/v1/networkpolicies" => list(policies()),
+        "/api/v1/nodes" => list(json!([{"metadata": {"name": "n1"}}])),
+        _ => (404, json!({"kind": "Status", "status": "Failure", "message": "not found", "code": 404})),
+    }));
+    // names are of the context's namespace
+    let run = weir(server.path(), &["can", "web", "db:80", "--kubeconfig", "config"]);
+    assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{run:?}");
+    let run = weir(server.path(), &["can", "x", "shop/db:80", "--kubeconfig", "config", "-n", "ops"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(!run.out.contains("db.yaml") && run.out.contains("    shop/db  ingress[0]\n"), "{run:?}");
+
+    let run = weir(server.path(), &["snapshot", "--kubeconfig", "config", "-o", "cluster.yaml"]);
+    assert_eq!((run.code, run.out.as_str()), (Some(0), ""), "{run:?}");
+    let text = std::fs::read_to_string(server.path().join("cluster.yaml")).expect("written");
+    assert!(!text.contains("SECRET"), "{text}");
+    let run = weir(server.path(), &["can", "ops/x", "shop/db:80", "-f", "cluster.yaml"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    let expected = "    shop/db  ingress[0]  cluster.yaml:14\n";
+    assert!(run.out.contains(expected), "{}\n{text}", run.out);
+}
+
+#[test]
+fn a_user_of_one_namespace_is_told_what_is_not_seen() {
+    let server = server(Arc::new(|path| match path.split('?').next().unwrap_or_default() {
+        "/api/v1/namespaces/shop/pods" => {
+            list(json!([pod("shop", "web", "10.0.0.1"), pod("shop", "db", "10.0.0.2")]))
+        }
+        "/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies" => list(policies()),
+        _ => forbidden(),
+    }));
+    let run = weir(server.path(), &["can", "web", "db:80", "--kubeconfig", "config"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    for told in [
+        "note: you may not list namespaces: their labels are not seen",
+        "note: you may list pods in namespace shop only",
+        "note: you may list networkpolicies.networking.k8s.io in namespace shop only",
+    ] {
+        assert!(run.err.contains(told), "{told}: {}", run.err);
+    }
+    let run = weir(server.path(), &["can", "web", "db:80", "--kubeconfig", "config", "-n", "ops"]);
+    assert_eq!(run.code, Some(2), "{run:?}");
+    assert!(
+        run.err.contains("pods may not be listed, in all namespaces or in ops (you may not)"),
+        "{}",
+        run.err
+    );
+}
+
+#[test]
+fn what_keeps_from_an_answer_is_said_in_one_line() {
+    let unauthorized = server(Arc::new(|_| {
+        (401, json!({"kind": "Status", "status": "Failure", "message": "Unauthorized", "code": 401}))
+    }));
+    let run = weir(unauthorized.path(), &["can", "a", "b", "--kubeconfig", "config"]);
+    assert_eq!((run.code, run.err.lines().count()), (Some(2), 1), "{run:?}");
+    assert!(run.err.contains("Unauthorized: check the credentials in the kubeconfig"), "{}", run.err);
+    let run = weir(unauthorized.path(), &["can", "a", "b", "--kubeconfig", "none"]);
+    assert_eq!((run.code, run.err.lines().count()), (Some(2), 1), "{run:?}");
+    assert!(run.err.contains("kubeconfig none"), "{}", run.err);
+    let run = weir(unauthorized.path(), &["can", "a", "b", "--kubeconfig", "config", "--context", "other"]);
+    assert_eq!(run.code, Some(2), "{run:?}");
+    assert!(run.err.contains("other"), "{}", run.err);
+}
