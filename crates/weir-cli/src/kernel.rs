@@ -65,7 +65,6 @@ impl Cost {
             elements: self.elements + other.elements,
         }
     }
-
 }
 
 /// As a change: `+1 chain +3 rules +2 sets -7 elements`.

@@ -22,6 +22,7 @@ mod clauses;
 mod cluster;
 mod diff;
 mod excerpt;
+mod graph;
 mod input;
 mod json;
 mod judge;
@@ -31,6 +32,7 @@ mod names;
 mod parties;
 mod ports;
 mod reach;
+mod render;
 mod snapshot;
 mod term;
 mod tree;
@@ -53,7 +55,9 @@ struct Cli {
 enum Command {
     Can(can::Can),
     Diff(diff::Diff),
+    Graph(graph::Draw),
     Lint(lint::Lint),
+    Render(render::Render),
     Snapshot(snapshot::Snapshot),
 }
 
@@ -61,7 +65,9 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Can(can) => can.run(),
         Command::Diff(diff) => diff.run(),
+        Command::Graph(graph) => graph.run(),
         Command::Lint(lint) => lint.run(),
+        Command::Render(render) => render.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
     };
     match result {

@@ -223,6 +223,58 @@ impl Reach {
         of_pods && (hosts == (true, false) || hosts == (false, true) && self.own_node == PodToOwnNode::Allow)
     }
 
+    /// What a class says in a direction of peers that no rule names, after: everything, if it is not isolated.
+    pub(crate) fn base(&self, class: usize, direction: Direction) -> u32 {
+        match self.classes[class].rulesets[1][direction as usize] {
+            None => ALL,
+            Some(ruleset) => self.rulesets.all[ruleset as usize].base,
+        }
+    }
+
+    /// Whether policies isolate a class in a direction, after.
+    pub(crate) fn is_isolated(&self, class: usize, direction: Direction) -> bool {
+        self.classes[class].rulesets[1][direction as usize].is_some()
+    }
+
+    /// Whether the pods of a class are in their nodes' network.
+    pub(crate) fn is_host(&self, class: usize) -> bool {
+        matches!(self.classes[class].who, Who::Pods(_)) && self.classes[class].host_network[1]
+    }
+
+    /// The pairs (from, to) of which a rule at one end names the other, with what passes between them; after.
+    pub(crate) fn named_pairs(&mut self) -> BTreeMap<(u32, u32), u32> {
+        let mut pairs = BTreeMap::new();
+        for class in 0..self.classes.len() {
+            for direction in Direction::BOTH {
+                let Some(ruleset) = self.classes[class].rulesets[1][direction as usize] else { continue };
+                for set in self.rulesets.all[ruleset as usize].sets.clone() {
+                    for &peer in &self.in_set[1][set as usize] {
+                        let pair = match direction {
+                            Direction::Ingress => (peer, number(class)),
+                            Direction::Egress => (number(class), peer),
+                        };
+                        pairs.insert(pair, ALL);
+                    }
+                }
+            }
+        }
+        for ((from, to), traffic) in &mut pairs {
+            let egress = self.says(*from as usize, *to as usize, Direction::Egress);
+            let ingress = self.says(*to as usize, *from as usize, Direction::Ingress);
+            *traffic = self.interner.and(egress, ingress);
+        }
+        pairs
+    }
+
+    fn says(&mut self, class: usize, peer: usize, direction: Direction) -> u32 {
+        match self.classes[class].rulesets[1][direction as usize] {
+            None => ALL,
+            Some(ruleset) => {
+                self.rulesets.says(ruleset, &self.classes[peer].membership[1], &mut self.interner)
+            }
+        }
+    }
+
     /// How many pairs of pods (or addresses) two classes make, without those that are no flow or that policies do
     /// not concern: a pod and itself, a node and its own pods.
     pub(crate) fn pairs(&self, from: usize, to: usize) -> u64 {
