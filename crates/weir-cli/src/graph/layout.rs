@@ -24,6 +24,8 @@ const PAD: f64 = 9.0;
 const GAP_Y: f64 = 14.0;
 const GAP_X: f64 = 84.0;
 pub(super) const LANE_HEAD: f64 = 38.0;
+/// How many arrows side by side can be told apart: the colours that there are.
+pub(super) const TRACKS: usize = 8;
 /// Below the top of a lane: where arrows pass that go over columns.
 const CHANNEL: f64 = 27.0;
 const MARGIN: f64 = 16.0;
@@ -218,8 +220,8 @@ fn ways(
             let bend = ((tx - x) / 2.0).min(120.0);
             return format!("M{x:.1} {y:.1}C{:.1} {y:.1} {:.1} {ty:.1} {tx:.1} {ty:.1}", x + bend, tx - bend);
         }
-        // arrows of one lane keep together, those of different lanes apart
-        let apart = (from.lane % 8) as f64;
+        // arrows to one box keep together, those to different boxes apart
+        let apart = (edge.to % TRACKS) as f64;
         let leave = stacks[from.stack].1 + 8.0 + apart * 7.0;
         if is_next {
             return round(&[(x, y), (leave, y), (leave, ty), (tx, ty)]);

@@ -4,12 +4,12 @@ use std::fmt::Write;
 
 use weir_compiler::slice::Direction;
 
-use super::layout::{CHIP, LINE, Layout};
+use super::layout::{CHIP, LINE, Layout, TRACKS};
 use super::model::Graph;
 use crate::term::escape;
 
-/// Colours of arrows, by the lane that they come from: light and dark.
-const COLOURS: [(&str, &str); 8] = [
+/// Colours of arrows, by the box that they lead to: light and dark.
+const COLOURS: [(&str, &str); TRACKS] = [
     ("#2b6cb0", "#63b3ed"),
     ("#2f855a", "#68d391"),
     ("#b7791f", "#f6c560"),
@@ -160,15 +160,9 @@ pub(super) fn svg(graph: &Graph) -> String {
 }
 
 fn edges(out: &mut String, graph: &Graph, layout: &Layout) {
-    let lanes: Vec<_> = {
-        let mut all: Vec<_> = graph.nodes.iter().map(|n| &n.lane).collect();
-        all.sort();
-        all.dedup();
-        all
-    };
     for ((edge, chip), way) in graph.edges.iter().zip(&layout.ends).zip(&layout.ways) {
         let chip = &layout.boxes[edge.to].chips[*chip];
-        let colour = lanes.binary_search(&&graph.nodes[edge.from].lane).unwrap_or(0) % COLOURS.len();
+        let colour = edge.to % COLOURS.len();
         let name = |n: usize| graph.nodes[n].names.join(", ");
         let _ = writeln!(
             out,
