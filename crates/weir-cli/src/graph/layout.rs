@@ -32,6 +32,7 @@ const MARGIN: f64 = 16.0;
 /// Longer texts are cut; the whole is in the tooltip.
 const LONGEST: usize = 30;
 const LONGEST_PORTS: usize = 24;
+const LONGEST_FROM: usize = 22;
 /// A stack of boxes that is higher stands side by side.
 const STACK: usize = 9;
 
@@ -40,9 +41,25 @@ const STACK: usize = 9;
 pub(super) struct Chip {
     pub(super) text: String,
     pub(super) full: String,
+    /// Who calls from other lanes: far away, and told here.
+    from: Vec<String>,
     pub(super) x: f64,
     pub(super) y: f64,
     pub(super) width: f64,
+}
+
+impl Chip {
+    fn tell_from(&mut self) {
+        if let Some(first) = self.from.first() {
+            let more = match self.from.len() {
+                1 => String::new(),
+                n => format!(" +{}", n - 1),
+            };
+            let first = cut(&crate::term::escape(first), LONGEST_FROM);
+            self.text = format!("{first}{more}: {}", self.text);
+        }
+        self.width = self.text.chars().count() as f64 * SMALL_CHAR + 12.0;
+    }
 }
 
 /// A box at its place.
@@ -111,12 +128,23 @@ impl Layout {
         for (at, edge) in graph.edges.iter().enumerate() {
             let chips = &mut boxes[edge.to].chips;
             let full = edge.traffic.to_string();
-            ends[at] = chips.iter().position(|c| c.full == full).unwrap_or_else(|| {
+            let chip = chips.iter().position(|c| c.full == full).unwrap_or_else(|| {
                 let text = cut(&full, LONGEST_PORTS);
-                let width = text.chars().count() as f64 * SMALL_CHAR + 12.0;
-                chips.push(Chip { text, full, x: 0.0, y: 0.0, width });
+                chips.push(Chip { text, full, from: Vec::new(), x: 0.0, y: 0.0, width: 0.0 });
                 chips.len() - 1
             });
+            ends[at] = chip;
+            let (from, to) = (&graph.nodes[edge.from], &graph.nodes[edge.to]);
+            if from.lane != to.lane {
+                let name = from.names.join(", ");
+                chips[chip].from.push(match &from.lane {
+                    Lane::Namespace(namespace) if !from.whole => format!("{namespace}/{name}"),
+                    _ => name,
+                });
+            }
+        }
+        for chip in boxes.iter_mut().flat_map(|b| &mut b.chips) {
+            chip.tell_from();
         }
         for one in &mut boxes {
             let chars = |lines: &[String], size: f64| {

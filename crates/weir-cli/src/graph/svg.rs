@@ -55,7 +55,7 @@ fn style() -> String {
          .p{{fill:var(--ink)}}.o{{fill:var(--open)}}\
          .box{{fill:var(--box);stroke:var(--line);stroke-width:1}}.iso{{stroke:var(--ink);stroke-width:1.8}}\
          .all{{stroke-dasharray:4 3}}.chip{{fill:var(--chip)}}\
-         .e{{fill:none;stroke-width:1.5;opacity:.75}}.e:hover{{stroke-width:4;opacity:1}}"
+         .e{{fill:none;stroke-width:1.5;opacity:.75}}.far{{opacity:.4;stroke-width:1.2}}.e:hover{{stroke-width:4;opacity:1}}"
     );
     for i in 0..COLOURS.len() {
         let _ = write!(css, ".c{i}{{stroke:var(--c{i})}}.a{i}{{fill:var(--c{i})}}");
@@ -164,9 +164,10 @@ fn edges(out: &mut String, graph: &Graph, layout: &Layout) {
         let chip = &layout.boxes[edge.to].chips[*chip];
         let colour = edge.to % COLOURS.len();
         let name = |n: usize| graph.nodes[n].names.join(", ");
+        let far = if graph.nodes[edge.from].lane == graph.nodes[edge.to].lane { "" } else { " far" };
         let _ = writeln!(
             out,
-            "<path class=\"e c{colour}\" marker-end=\"url(#a{colour})\" d=\"{way}\"><title>{} to {}: {}</title></path>",
+            "<path class=\"e c{colour}{far}\" marker-end=\"url(#a{colour})\" d=\"{way}\"><title>{} to {}: {}</title></path>",
             xml(&name(edge.from)),
             xml(&name(edge.to)),
             xml(&chip.full)

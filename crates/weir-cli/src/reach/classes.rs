@@ -18,7 +18,7 @@ use super::{Both, PodEnd, State};
 pub(crate) enum Who {
     /// Pods, by their index in [`Reach::pods`].
     Pods(Vec<u32>),
-    /// Addresses that no pod has.
+    /// Those of these addresses that no pod has; there are some.
     Addresses(CidrSet),
 }
 
@@ -418,7 +418,7 @@ fn outside(states: &Both<State<'_>>, v4: bool, rulesets: &Rulesets) -> Vec<(Memb
     }
 }
 
-/// Everything but what is taken, by the sets that it is in.
+/// Everything, by the sets that it is in; without parts of which all is taken.
 fn partition<T: Point>(
     sets: Vec<(u32, &RangeSet<T>)>,
     taken: impl Iterator<Item = T>,
@@ -450,9 +450,8 @@ fn partition<T: Point>(
         parts.entry(membership).or_default().push((starts[i], last));
     }
     let taken = RangeSet::from_ranges(taken.map(|ip| (ip, ip)));
-    let without = |ranges: Vec<(T, T)>| RangeSet::from_ranges(ranges).minus(&taken);
-    let parts = parts.into_iter().map(|(membership, ranges)| (membership, without(ranges)));
-    parts.filter(|(_, set)| !set.is_empty()).collect()
+    let parts = parts.into_iter().map(|(membership, ranges)| (membership, RangeSet::from_ranges(ranges)));
+    parts.filter(|(_, set)| !taken.covers(set)).collect()
 }
 
 fn class_of(

@@ -281,6 +281,7 @@ fn check(seed: u64, own_node: PodToOwnNode) {
                 who => points.extend(
                     samples(who)
                         .into_iter()
+                        .filter(|ip| !worlds.iter().flat_map(|w| &w.pods).any(|p| p.ips.contains(ip)))
                         .map(|ip| (at, u32::MAX, ObjectKey::new("", ip.to_string()), [ip, ip])),
                 ),
             }
