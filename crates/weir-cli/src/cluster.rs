@@ -129,7 +129,7 @@ pub(crate) struct Cluster {
     pub(crate) default_namespace: String,
     /// It comes from an API server.
     pub(crate) live: bool,
-    places: BTreeMap<ObjectKey, Place>,
+    pub(crate) places: BTreeMap<ObjectKey, Place>,
     pub(crate) namespaces: BTreeMap<String, Labels>,
     /// Policies that cannot be read on the outside: they allow nothing.
     closed: BTreeSet<ObjectKey>,
@@ -140,9 +140,11 @@ pub(crate) struct Cluster {
     pub(crate) own_node: PodToOwnNode,
     /// What is wrong with the manifests, for standard error.
     pub(crate) warnings: Vec<Warning>,
+    /// What the source of the objects complained about.
+    pub(crate) problems: Vec<Problem>,
     /// What was assumed.
     pub(crate) notes: Vec<String>,
-    sources: Sources,
+    pub(crate) sources: Sources,
     ignored: usize,
     /// Who has an address; stand-ins are nobody's.
     by_address: HashMap<IpAddr, ObjectKey>,
@@ -177,6 +179,7 @@ impl Cluster {
             slice: NodeSlice::default(),
             own_node: PodToOwnNode::default(),
             warnings: Vec::new(),
+            problems: Vec::new(),
             notes: unseen,
             sources,
             ignored: inventory.ignored,
@@ -214,9 +217,10 @@ impl Cluster {
                 pods.push(pod);
             }
         }
-        for problem in problems {
-            cluster.warn(&problem, None);
+        for problem in &problems {
+            cluster.warn(problem, None);
         }
+        cluster.problems = problems;
         let stand_ins = cluster.complete(&mut pods);
         rest.extend(pods.iter().cloned().map(|pod| Event::Pod(Pod { node: Some(NODE.to_owned()), ..pod })));
         cluster.compile(rest);

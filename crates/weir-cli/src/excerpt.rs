@@ -1,7 +1,7 @@
 //! The line of a file that something is said of.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use weir_source::Place;
 use weir_source::inventory::STDIN;
@@ -48,10 +48,19 @@ impl Sources {
         Sources { texts: text.into_iter().collect() }
     }
 
+    /// The text of a file, if it can be read.
+    pub(crate) fn text(&mut self, file: &Path) -> Option<&str> {
+        self.read(file).map(|text| text.text.as_str())
+    }
+
+    fn read(&mut self, file: &Path) -> Option<&Text> {
+        let read = || std::fs::read(file).ok().map(|bytes| Text::new(&bytes));
+        self.texts.entry(file.to_owned()).or_insert_with(read).as_ref()
+    }
+
     /// The line, with its number in front; `key` is underlined, if it is there once.
     pub(crate) fn excerpt(&mut self, place: &Place, key: Option<&str>) -> Option<String> {
-        let read = || std::fs::read(&place.file).ok().map(|bytes| Text::new(&bytes));
-        let text = self.texts.entry(place.file.clone()).or_insert_with(read).as_ref()?;
+        let text = self.read(&place.file)?;
         let at = usize::try_from(place.line).ok()?.checked_sub(1)?;
         let line = text.line(at)?;
         let line = line.trim_end();

@@ -28,15 +28,22 @@ mod can;
 mod clauses;
 mod cluster;
 mod completion;
+mod diff;
 mod ends;
 mod excerpt;
 mod explain;
+mod graph;
 mod input;
 mod json;
 mod judge;
+mod kernel;
+mod lint;
 mod names;
+mod parties;
 mod ports;
+mod reach;
 mod refused;
+mod render;
 mod services;
 mod snapshot;
 mod space;
@@ -61,6 +68,10 @@ struct Cli {
 enum Command {
     Can(can::Can),
     Explain(explain::Explain),
+    Diff(diff::Diff),
+    Graph(graph::Draw),
+    Lint(lint::Lint),
+    Render(render::Render),
     Snapshot(snapshot::Snapshot),
     Completion(completion::Completion),
 }
@@ -74,6 +85,10 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Can(can) => can.run(),
         Command::Explain(explain) => explain.run(),
+        Command::Diff(diff) => diff.run(),
+        Command::Graph(graph) => graph.run(),
+        Command::Lint(lint) => lint.run(),
+        Command::Render(render) => render.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
         Command::Completion(completion) => Ok(completion.run(&mut command)),
     };

@@ -130,6 +130,8 @@ const PORTS: Keep = Each(&Fields(&[("name", All), ("containerPort", All), ("prot
 const POD_SPEC: Keep = Fields(&[
     ("nodeName", All),
     ("hostNetwork", All),
+    ("serviceAccountName", All),
+    ("automountServiceAccountToken", All),
     ("os", Fields(&[("name", All)])),
     ("nodeSelector", Fields(&[("kubernetes.io/os", All)])),
     ("containers", Each(&Fields(&[("ports", PORTS)]))),

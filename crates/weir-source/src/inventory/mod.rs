@@ -37,7 +37,7 @@ pub use things::{
 pub const STDIN: &str = "<stdin>";
 
 /// All that was found.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Inventory {
     /// Namespaces, pods and policies.
     pub events: Vec<Event>,

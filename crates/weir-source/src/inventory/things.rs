@@ -39,6 +39,8 @@ pub struct PodDetails {
     pub ready: bool,
     /// It runs on Windows.
     pub windows: bool,
+    /// It has a service account that is not everybody's, and its token.
+    pub service_account: bool,
 }
 
 /// A Deployment, StatefulSet, DaemonSet, ReplicaSet, ReplicationController, Job or CronJob.
@@ -209,7 +211,12 @@ impl PodDetails {
         let ready = |c: &Tree| c.text("type") == Some("Ready") && c.text("status") == Some("True");
         let os = at(tree, &["spec", "os"]).and_then(|os| os.text("name"));
         let selector = at(tree, &["spec", "nodeSelector"]).and_then(|s| s.text(OS_LABEL));
+        let account = at(tree, &["spec", "serviceAccountName"]);
+        let token = at(tree, &["spec", "automountServiceAccountToken"]);
+        let own = account
+            .is_some_and(|a| !matches!(&a.value, Value::Text(name) if name.is_empty() || name == "default"));
         PodDetails {
+            service_account: own && token.is_none_or(|t| t.value != Value::Bool(false)),
             owner: Owner::of(tree),
             ports,
             ready: items(at(tree, &["status", "conditions"])).iter().any(ready),

@@ -1,0 +1,85 @@
+//! Which pairs of classes change, as rectangles: all of these to all of those.
+
+use std::collections::{BTreeMap, HashMap};
+
+use weir_compiler::slice::Direction;
+
+use crate::reach::Reach;
+
+/// All pairs of `from` and `to` (classes of one [`Reach`]) change alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rectangle {
+    pub(super) from: Vec<u32>,
+    pub(super) to: Vec<u32>,
+    /// Sets of traffic, by number.
+    pub(super) before: u32,
+    pub(super) after: u32,
+    /// How many pairs of pods (or of a pod and a range of addresses) it is.
+    pub(super) pairs: u64,
+}
+
+/// What one class sees: for a change, the classes at the other end.
+type Seen = BTreeMap<(u32, u32), Vec<u32>>;
+
+/// Every pair that changes is in one rectangle. A pair changes only if one of its ends is in a class that does.
+pub(super) fn rectangles(reach: &mut Reach) -> Vec<Rectangle> {
+    let changed: Vec<usize> = (0..reach.classes.len()).filter(|c| reach.classes[*c].changed).collect();
+    let mut by_source: BTreeMap<u32, Seen> = BTreeMap::new();
+    let mut by_destination: BTreeMap<u32, Seen> = BTreeMap::new();
+    for &class in &changed {
+        for direction in Direction::BOTH {
+            let row = reach.row(class, direction);
+            for (other, (&before, &after)) in row.traffic[0].iter().zip(&row.traffic[1]).enumerate() {
+                // of two that changed, the row from the source has told
+                if before == after || (direction == Direction::Ingress && reach.classes[other].changed) {
+                    continue;
+                }
+                let (from, to) = match direction {
+                    Direction::Egress => (class, other),
+                    Direction::Ingress => (other, class),
+                };
+                if reach.pairs(from, to) == 0 {
+                    continue;
+                }
+                let (a, b) = (number(from), number(to));
+                by_source.entry(a).or_default().entry((before, after)).or_default().push(b);
+                by_destination.entry(b).or_default().entry((before, after)).or_default().push(a);
+            }
+        }
+    }
+    // whichever says it in fewer words
+    let (sources, destinations) = (merge(by_source), merge(by_destination));
+    let mut all: Vec<Rectangle> = if sources.len() < destinations.len() {
+        sources.into_iter().map(|(change, to, from)| rectangle(change, from, to)).collect()
+    } else {
+        destinations.into_iter().map(|(change, from, to)| rectangle(change, from, to)).collect()
+    };
+    for one in &mut all {
+        let pairs = one.from.iter().flat_map(|a| one.to.iter().map(move |b| (*a as usize, *b as usize)));
+        one.pairs = pairs.map(|(a, b)| reach.pairs(a, b)).sum();
+    }
+    all
+}
+
+fn rectangle((before, after): (u32, u32), from: Vec<u32>, to: Vec<u32>) -> Rectangle {
+    Rectangle { from, to, before, after, pairs: 0 }
+}
+
+/// Those that see the same change at the same others, together: change, others, those.
+fn merge(seen: BTreeMap<u32, Seen>) -> Vec<((u32, u32), Vec<u32>, Vec<u32>)> {
+    let mut together: HashMap<((u32, u32), Vec<u32>), Vec<u32>> = HashMap::new();
+    for (class, seen) in seen {
+        for (change, mut others) in seen {
+            others.sort_unstable();
+            together.entry((change, others)).or_default().push(class);
+        }
+    }
+    let mut all: Vec<_> =
+        together.into_iter().map(|((change, others), those)| (change, others, those)).collect();
+    all.sort_unstable();
+    all
+}
+
+fn number(class: usize) -> u32 {
+    u32::try_from(class).expect("fewer classes than points")
+}
