@@ -50,6 +50,9 @@ fn by_agent(folder: &Path, settings: Settings, grace: Duration) -> [Option<Table
         cni_results: folder.join("no-results"),
         mid_stream_grace: grace,
         sets: SetBackend::Nft,
+        state: folder.join("no-state"),
+        isolate_after_reboot: None,
+        metrics: None,
     };
     in_netns(move || {
         let links = "ip link add v type veth peer name w; ip link set v up; ip link set w up; \

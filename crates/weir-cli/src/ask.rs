@@ -198,7 +198,7 @@ fn blocks_of<'c>(cluster: &'c Cluster, party: &Party<'_>, direction: Direction) 
     let profiles: BTreeSet<ProfileId> =
         party.members.iter().filter_map(|m| Some(slice.pods.get(&m.state.pod.key)?.profile)).collect();
     let policies: BTreeSet<&ObjectKey> =
-        profiles.iter().flat_map(|id| &slice.profiles[id].policies).collect();
+        profiles.iter().flat_map(|id| slice.policies_of(&slice.profiles[id])).collect();
     let rules = policies.into_iter().filter_map(|key| slice.policies[key].rules(direction)).flatten();
     let sets = rules.flat_map(|rule| rule.peers.iter().flatten()).filter_map(|peer| match peer {
         PeerClause::Cidrs(set) => Some(&**set),

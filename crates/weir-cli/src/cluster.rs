@@ -430,8 +430,9 @@ impl Cluster {
     pub(crate) fn unknowns(&self) -> Vec<String> {
         let mut notes = Vec::new();
         let stand_ins: Vec<&PodState> = self.pods.values().filter(|p| p.stand_in).collect();
-        let chooses =
-            |ip: &IpAddr| self.slice.policies.values().flat_map(|p| blocks(&p.clauses)).any(|b| is_choice(b, *ip));
+        let chooses = |ip: &IpAddr| {
+            self.slice.policies.values().flat_map(|p| blocks(&p.clauses)).any(|b| is_choice(b, *ip))
+        };
         // stand-ins are all of the same families
         if stand_ins.first().is_some_and(|p| p.addresses.iter().any(chooses)) {
             notes.push(format!(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use serde::Serialize;
 use weir_compiler::flow::PodToOwnNode;
@@ -121,11 +122,11 @@ pub(crate) fn changes(before: &Cluster, after: &Cluster, settings: Settings, tex
     let mut compiler = Compiler::new(Scope::AllNodes);
     compiler.apply(events(before).0);
     // which nodes: their slices are looked at as they were
-    let concerned: Vec<String> =
+    let concerned: Vec<Arc<str>> =
         compiler.apply(forth.iter().cloned()).slices.into_iter().map(|d| d.node).collect();
     compiler.apply(back);
     let snapshots: Vec<_> = concerned.iter().map(|node| compiler.snapshot(node)).collect();
-    let deltas: BTreeMap<String, _> =
+    let deltas: BTreeMap<Arc<str>, _> =
         compiler.apply(forth).slices.into_iter().map(|delta| (delta.node.clone(), delta)).collect();
     let mut all = Vec::new();
     for snapshot in snapshots {
@@ -142,7 +143,7 @@ pub(crate) fn changes(before: &Cluster, after: &Cluster, settings: Settings, tex
             continue;
         }
         let transactions = if text { transactions } else { Vec::new() };
-        all.push(NodeChange { node: snapshot.node, before: cost, after, transactions });
+        all.push(NodeChange { node: snapshot.node.to_string(), before: cost, after, transactions });
     }
     all
 }

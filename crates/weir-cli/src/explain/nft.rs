@@ -37,7 +37,7 @@ fn changes(slice: &NodeSlice, keys: &BTreeSet<&ObjectKey>) -> Vec<Change> {
     let rulesets: Vec<_> = rulesets.into_iter().map(|id| (id, &slice.rulesets[&id])).collect();
     let rules: BTreeSet<_> = rulesets.iter().flat_map(|(_, r)| r.entries.iter().map(|e| e.rule)).collect();
     let rules: Vec<_> = rules.into_iter().map(|id| (id, &slice.rules[&id])).collect();
-    let policies: BTreeSet<_> = profiles.iter().flat_map(|(_, p)| &p.policies).collect();
+    let policies: BTreeSet<_> = profiles.iter().flat_map(|(_, p)| slice.policies_of(p)).collect();
     let peers: BTreeSet<_> = rules.iter().flat_map(|(_, r)| r.peers.iter().flatten().copied()).collect();
     let ports: BTreeSet<_> = rules.iter().map(|(_, r)| r.ports).collect();
     // what is referred to comes first

@@ -149,12 +149,12 @@ pub(crate) fn report(cluster: &Cluster, party: &Party<'_>, members: bool) -> Rep
 fn subject(cluster: &Cluster, pods: &[&PodState], members: bool) -> Subject {
     let first = pods[0];
     let profile = cluster.slice.pods.get(&first.pod.key).map(|p| &cluster.slice.profiles[&p.profile]);
-    let policies: &[ObjectKey] = profile.map_or(&[], |p| &p.policies);
+    let policies: Vec<&ObjectKey> = profile.map_or_else(Vec::new, |p| cluster.slice.policies_of(p));
     let mut warnings = Vec::new();
     let mut side = |direction| {
         let isolates = |key: &&ObjectKey| cluster.slice.policies[*key].rules(direction).is_some();
-        let by: Vec<&ObjectKey> = policies.iter().filter(isolates).collect();
-        let (allowed, idle) = rules::merged(cluster, policies, direction, &first.pod.ports);
+        let by: Vec<&ObjectKey> = policies.iter().copied().filter(isolates).collect();
+        let (allowed, idle) = rules::merged(cluster, &policies, direction, &first.pod.ports);
         for (clause, why) in idle {
             let path = clauses::port_path(&clause).unwrap_or_default();
             warnings.push(format!("{} {path}: {why}", clause.policy));
@@ -176,7 +176,7 @@ fn subject(cluster: &Cluster, pods: &[&PodState], members: bool) -> Subject {
     if egress.isolated && !lets_ask_dns(&egress) {
         warnings.push("no egress rule has port 53/UDP: it cannot look up names".to_owned());
     }
-    warnings.extend(about(cluster, pods, policies));
+    warnings.extend(about(cluster, pods, &policies));
     let mut enforcement: Vec<Enforcement> = pods.iter().map(|p| enforcement(cluster, p)).collect();
     enforcement.sort();
     enforcement.dedup();
@@ -205,7 +205,7 @@ fn info(state: &PodState) -> PodInfo {
         } else {
             state.addresses.iter().map(ToString::to_string).collect()
         },
-        labels: state.pod.labels.clone(),
+        labels: state.pod.labels.clone().into_iter().collect(),
         ports: state.details.ports.iter().map(port).collect(),
     }
 }
@@ -412,7 +412,7 @@ fn bypasses(cluster: &Cluster, pods: &[&PodState], ingress: bool, egress: bool) 
 }
 
 /// What is odd about the pods.
-fn about(cluster: &Cluster, pods: &[&PodState], policies: &[ObjectKey]) -> Vec<String> {
+fn about(cluster: &Cluster, pods: &[&PodState], policies: &[&ObjectKey]) -> Vec<String> {
     let mut warnings = Vec::new();
     for warning in &cluster.warnings {
         if policies.iter().any(|policy| warning.text.contains(&format!("NetworkPolicy {policy}: "))) {

@@ -75,13 +75,13 @@ pub(crate) struct Allowed {
 /// All that is allowed in a direction, and which clauses allow nothing to a pod with these named ports.
 pub(crate) fn merged(
     cluster: &Cluster,
-    policies: &[ObjectKey],
+    policies: &[&ObjectKey],
     direction: Direction,
     named: &[NamedPort],
 ) -> (Vec<Allowed>, Vec<(ClauseRef, String)>) {
     let mut by_peer: BTreeMap<Peer, (Ports, Vec<Source>)> = BTreeMap::new();
     let mut idle = Vec::new();
-    for policy in policies {
+    for policy in policies.iter().copied() {
         let rules = cluster.slice.policies[policy].rules(direction).into_iter().flatten();
         for (at, rule) in rules.enumerate() {
             let clause = |peer| ClauseRef { policy: policy.clone(), direction, rule: at, peer, port: None };

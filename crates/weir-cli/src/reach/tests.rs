@@ -146,7 +146,7 @@ fn pod(dice: &mut Dice, number: u8) -> Pod {
     Pod {
         key: ObjectKey::new(dice.pick(&["m", "n"]), format!("p{number}")),
         uid: String::new(),
-        labels,
+        labels: labels.into(),
         node,
         ips,
         host_network,
