@@ -207,7 +207,8 @@ impl Builder {
                     others.retain(|o| !all.contains(o));
                 } else {
                     for (namespace, members) in &self.members {
-                        if members.len() > 1 && with_own(members, &others, &self.graph.nodes) {
+                        let besides = members.iter().filter(|m| **m != end).count();
+                        if besides > 1 && with_own(members, &others, &self.graph.nodes) {
                             found.push((Lane::Namespace(namespace.clone()), format!("all of {namespace}")));
                             others.retain(|o| !members.contains(o));
                         }
