@@ -9,7 +9,7 @@ use weir_compiler::object::Protocol;
 use crate::cluster::{Cluster, PodState};
 use crate::judge::Pair;
 use crate::names::Port;
-use crate::term::escape;
+use crate::term::{escape, escape_json};
 use crate::{json, ports};
 
 /// One line of the answer.
@@ -77,7 +77,8 @@ pub(crate) fn write(
                 };
                 if as_json {
                     write!(out, "{}\n  ", if first { "" } else { "," })?;
-                    serde_json::to_writer(&mut *out, &row).map_err(io::Error::from)?;
+                    let text = serde_json::to_string(&row).map_err(io::Error::from)?;
+                    write!(out, "{}", escape_json(&text))?;
                 } else {
                     line(out, name_width, port, &row)?;
                 }

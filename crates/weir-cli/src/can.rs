@@ -11,7 +11,7 @@ use weir_source::inventory::live::Wanted;
 use crate::ends::{self, Name};
 use crate::input::Input;
 use crate::names::{self, Port};
-use crate::term::{Paint, error, note};
+use crate::term::{Paint, error, escape_json, note};
 use crate::{all, ask, json, tree};
 
 /// May one end open a connection to another
@@ -129,8 +129,8 @@ impl Can {
         ask::meet(&cluster, &mut from, &mut to)?;
         let answer = ask::ask(&cluster, &from, &to, port.filter(|_| !is_service))?;
         if as_json {
-            serde_json::to_writer_pretty(&mut out, &json::answer(&from, &to, &answer))?;
-            writeln!(out)?;
+            let text = serde_json::to_string_pretty(&json::answer(&from, &to, &answer))?;
+            writeln!(out, "{}", escape_json(&text))?;
         } else {
             write!(out, "{}", tree::answer(&from, &to, &answer, Paint::for_stdout()))?;
         }

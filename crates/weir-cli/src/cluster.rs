@@ -29,6 +29,9 @@ const NODE: &str = "all";
 /// Where NodeLocal DNSCache listens on every node, unless it was told otherwise.
 pub(crate) const NODE_LOCAL_DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10));
 
+/// How many warnings are told.
+const WARNINGS: usize = 50;
+
 /// How many names are listed in a note.
 const NAMED: usize = 10;
 
@@ -269,7 +272,9 @@ impl Cluster {
         };
         let path = path.or_else(|| problem.reason.split(": ").find(in_object));
         let key = path.and_then(excerpt::last_key);
-        let excerpt = problem.place.as_ref().and_then(|place| self.sources.excerpt(place, key));
+        let told = self.warnings.len() < WARNINGS;
+        let excerpt =
+            problem.place.as_ref().filter(|_| told).and_then(|place| self.sources.excerpt(place, key));
         self.warnings.push(Warning { text: problem.to_string(), excerpt });
     }
 
@@ -461,11 +466,14 @@ impl Cluster {
 
     /// Tells what was assumed and what is wrong, on standard error.
     pub(crate) fn tell(&self) {
-        for warning in &self.warnings {
+        for warning in self.warnings.iter().take(WARNINGS) {
             crate::term::note("warning", &warning.text);
             if let Some(excerpt) = &warning.excerpt {
                 eprintln!("{excerpt}");
             }
+        }
+        if self.warnings.len() > WARNINGS {
+            crate::term::note("warning", &format!("and {} more", self.warnings.len() - WARNINGS));
         }
         self.notes.iter().for_each(|n| crate::term::note("note", n));
     }

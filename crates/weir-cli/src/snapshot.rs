@@ -1,6 +1,6 @@
 //! `weir snapshot`: what an offline run needs, and nothing else.
 //!
-//! A manifest: one document for each object, most of them in one line, in the order of their kinds and
+//! A manifest: one document for each object, in one line, in the order of their kinds and
 //! names, so that two snapshots can be compared by line. What of an object is written is in
 //! `weir_source::inventory::keep`.
 
@@ -15,7 +15,7 @@ use weir_source::inventory::live::Wanted;
 use weir_source::tree::Tree;
 
 use crate::input::Input;
-use crate::term::{error, note};
+use crate::term::{error, escape_json, note};
 
 /// Write a file from which the other commands answer without the cluster
 ///
@@ -76,13 +76,8 @@ pub(crate) fn text(objects: Vec<Tree>) -> String {
     objects.sort_by(|(a, _), (b, _)| a.cmp(b));
     let mut out =
         format!("# weir snapshot, by weir {}: weir ... -f FILE answers from it\n", env!("CARGO_PKG_VERSION"));
-    for ((_, kind, ..), tree) in objects {
-        let json = keep::json(&tree);
-        // people look up lines of policies
-        let _ = match serde_json::to_string_pretty(&json).ok().filter(|_| kind == "NetworkPolicy") {
-            Some(pretty) => writeln!(out, "---\n{pretty}"),
-            None => writeln!(out, "--- {json}"),
-        };
+    for (_, tree) in objects {
+        let _ = writeln!(out, "--- {}", escape_json(&keep::json(&tree).to_string()));
     }
     out
 }

@@ -16,6 +16,26 @@ pub(crate) fn escape(text: &str) -> String {
     out
 }
 
+/// The text of JSON with the same characters written as `\\u...`: they are in strings only.
+pub(crate) fn escape_json(text: &str) -> String {
+    let odd = |c: char| (c.is_control() && c != '\n') || is_invisible(c);
+    if !text.contains(odd) {
+        return text.to_owned();
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if odd(c) {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
 /// Characters without a shape of their own: line ends, directions of writing, joiners, tags.
 fn is_invisible(c: char) -> bool {
     matches!(u32::from(c),
@@ -97,6 +117,15 @@ mod tests {
     fn nothing_of_a_name_steers_the_terminal() {
         let name = "a\x1b[31m\u{9b}m\n\u{202e}b\u{200b}é";
         assert_eq!(escape(name), "a\\u{1b}[31m\\u{9b}m\\u{a}\\u{202e}b\\u{200b}é");
+    }
+
+    #[test]
+    fn json_stays_the_same_json() {
+        let value = serde_json::json!({"a\u{202e}": "\u{9b}\u{e0001}\n\u{1b}é", "b": [1]});
+        let text = serde_json::to_string_pretty(&value).expect("JSON");
+        let safe = escape_json(&text);
+        assert!(safe.chars().all(|c| c == '\n' || c == 'é' || (' '..='~').contains(&c)), "{safe}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).ok(), Some(value));
     }
 
     #[test]

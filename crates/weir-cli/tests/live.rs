@@ -95,7 +95,7 @@ fn lists_are_read_page_by_page() {
     assert!(!text.contains("SECRET"), "{text}");
     let run = weir(server.path(), &["can", "ops/x", "shop/db:80", "-f", "cluster.yaml"]);
     assert_eq!(run.code, Some(1), "{run:?}");
-    let expected = "    shop/db  ingress[0]  cluster.yaml:14\n";
+    let expected = "    shop/db  ingress[0]  cluster.yaml:4\n";
     assert!(run.out.contains(expected), "{}\n{text}", run.out);
 }
 

@@ -27,7 +27,7 @@ use weir_source::inventory::live::Wanted;
 
 use crate::ends::{self, Name};
 use crate::input::Input;
-use crate::term::{Paint, note};
+use crate::term::{Paint, escape_json, note};
 use crate::workloads;
 
 /// What do policies mean for a pod
@@ -102,8 +102,8 @@ impl Explain {
         let out = match self.output {
             None => text::text(&report, text::Style { wide: false, paint: Paint::for_stdout() }),
             Some(Output::Wide) => text::text(&report, text::Style { wide: true, paint: Paint::for_stdout() }),
-            Some(Output::Json) => serde_json::to_string_pretty(&report)? + "\n",
-            Some(Output::Yaml) => yaml::text(&serde_json::to_value(&report)?),
+            Some(Output::Json) => escape_json(&serde_json::to_string_pretty(&report)?) + "\n",
+            Some(Output::Yaml) => escape_json(&yaml::text(&serde_json::to_value(&report)?)),
             Some(Output::Nft) => nft::text(&cluster, &party),
             Some(Output::Dot) => draw::dot(&report),
             Some(Output::Mermaid) => draw::mermaid(&report),
