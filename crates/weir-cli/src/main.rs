@@ -47,6 +47,7 @@ mod render;
 mod services;
 mod snapshot;
 mod space;
+mod status;
 mod term;
 mod tree;
 mod workloads;
@@ -73,6 +74,7 @@ enum Command {
     Lint(lint::Lint),
     Render(render::Render),
     Snapshot(snapshot::Snapshot),
+    Status(status::Status),
     Completion(completion::Completion),
 }
 
@@ -90,6 +92,7 @@ fn main() -> ExitCode {
         Command::Lint(lint) => lint.run(),
         Command::Render(render) => render.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
+        Command::Status(status) => status.run(),
         Command::Completion(completion) => Ok(completion.run(&mut command)),
     };
     match result {

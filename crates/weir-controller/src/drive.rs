@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-use tonic::Status;
+use tokio::sync::{mpsc, watch};
 use weir_compiler::object::{Event, ObjectKey};
 use weir_compiler::policy::Problem;
 use weir_health::Health;
@@ -17,6 +16,7 @@ use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::serve::Call;
+use crate::status::{self, Recent, Status};
 
 /// So many updates of the source become one batch at most.
 const BATCH: usize = 4096;
@@ -39,16 +39,25 @@ pub struct Driver {
     pub namespace: String,
     /// To be told that this thread turns, and that all objects are known.
     pub health: Health,
+    /// What is known, for others to read.
+    pub status: watch::Sender<Status>,
 }
 
 struct Driven {
     driver: Driver,
-    outboxes: HashMap<usize, (String, Arc<Outbox>)>,
+    agents: HashMap<usize, Agent>,
     /// Pods of our namespace with a node: their UID, and the node.
     pods: HashMap<ObjectKey, (String, String)>,
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
     /// What agents said last of policies that their kernels refuse, by node.
-    refused: HashMap<String, Vec<String>>,
+    refused: BTreeMap<String, Vec<String>>,
+    recent: Recent,
+}
+
+struct Agent {
+    node: String,
+    version: String,
+    outbox: Arc<Outbox>,
 }
 
 impl Driver {
@@ -56,10 +65,11 @@ impl Driver {
     pub async fn run(self) {
         let mut driven = Driven {
             driver: self,
-            outboxes: HashMap::new(),
+            agents: HashMap::new(),
             pods: HashMap::new(),
             problems: BTreeMap::new(),
-            refused: HashMap::new(),
+            refused: BTreeMap::new(),
+            recent: Recent::default(),
         };
         let mut tell = tokio::time::interval(TELL);
         tell.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -74,7 +84,7 @@ impl Driver {
                     let Some(call) = call else { return };
                     driven.call(call);
                 }
-                _ = tell.tick() => driven.driver.metrics.hub(&driven.driver.hub),
+                _ = tell.tick() => driven.tell(),
             }
             driven.driver.health.beat();
         }
@@ -142,14 +152,14 @@ impl Driven {
     fn call(&mut self, call: Call) {
         let hub = &mut self.driver.hub;
         match call {
-            Call::Join { node, have, outbox, number } => {
+            Call::Join { node, version, have, outbox, number } => {
                 let (session, joined) = hub.join(&node, have, outbox.clone());
                 self.driver.metrics.joined(joined);
                 tracing::debug!(node, ?joined, "joined");
                 if number.send(session).is_err() {
                     hub.leave(session);
                 } else {
-                    self.outboxes.insert(session, (node, outbox));
+                    self.agents.insert(session, Agent { node, version, outbox });
                 }
             }
             Call::Holdings(session, held) => {
@@ -160,7 +170,11 @@ impl Driven {
             Call::Ack(session, ack) => self.acknowledged(session, ack),
             Call::Leave(session) => {
                 hub.leave(session);
-                self.outboxes.remove(&session);
+                if let Some(left) = self.agents.remove(&session)
+                    && self.agents.values().all(|agent| agent.node != left.node)
+                {
+                    self.refused.remove(&left.node);
+                }
             }
             Call::NodeOf(uid, reply) => {
                 let node = self.pods.values().find(|(pod, _)| *pod == uid).map(|(_, node)| node.clone());
@@ -169,7 +183,7 @@ impl Driven {
             }
             Call::End(done) => {
                 for (_, outbox) in hub.sessions() {
-                    outbox.end(Status::unavailable("this controller is going away"));
+                    outbox.end(tonic::Status::unavailable("this controller is going away"));
                 }
                 let _ = done.send(());
             }
@@ -177,9 +191,10 @@ impl Driven {
     }
 
     fn acknowledged(&mut self, session: usize, ack: Ack) {
-        let Some((node, outbox)) = self.outboxes.get(&session) else { return };
+        let Some(Agent { node, outbox, .. }) = self.agents.get(&session) else { return };
         for took in outbox.acknowledged(ack.version, Instant::now()) {
             self.driver.metrics.enforced(took);
+            self.recent.add(took);
         }
         let problem =
             |p: weir_proto::pb::Problem| format!("{} {}/{}: {}", p.kind, p.namespace, p.name, p.reason);
@@ -191,6 +206,35 @@ impl Driven {
         if !problems.is_empty() {
             self.refused.insert(node.clone(), problems);
         }
+    }
+
+    fn tell(&mut self) {
+        self.driver.metrics.hub(&self.driver.hub);
+        let mut now = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            synced: self.driver.synced.load(Ordering::Acquire),
+            agents: self.agents.len(),
+            to_enforce: self.recent.summary(),
+            ..Status::default()
+        };
+        for Agent { node, version, outbox } in self.agents.values() {
+            *now.agent_versions.entry(version.clone()).or_default() += 1;
+            let versions = outbox.behind();
+            if versions > 0 {
+                now.nodes_behind += 1;
+                if now.behind.len() < status::NAMED {
+                    now.behind.insert(node.clone(), versions);
+                }
+            }
+        }
+        let refused =
+            self.refused.iter().flat_map(|(node, all)| all.iter().map(|one| (node.clone(), one.clone())));
+        now.refused = refused.take(status::NAMED).collect();
+        self.driver.status.send_if_modified(|before| {
+            let other = *before != now;
+            *before = now;
+            other
+        });
     }
 
     fn report(&mut self, policy: ObjectKey, problems: Vec<Problem>) {

@@ -7,6 +7,7 @@
 //!   agents ──TLS──> accept ──gRPC──> serve ────────────┴──────────<──────────────── conversation
 //!                     ^                └─ identity: TokenReview: which node's agent is it?
 //!                     └─ tls <── authority (Secret, ConfigMap), or mounted files
+//!   hub ──status──> ConfigMap, which `weir status` reads
 //! ```
 //!
 //! Controllers keep nothing: the API server is the database, any number of them run at once, and any of them
@@ -30,5 +31,6 @@ pub mod outbox;
 pub mod pending;
 pub mod run;
 pub mod serve;
+pub mod status;
 pub mod store;
 pub mod tls;

@@ -39,6 +39,12 @@ struct Cli {
     /// The ConfigMap in which they publish it (ca.crt).
     #[arg(long, value_name = "NAME", default_value = "weir-ca")]
     ca_configmap: String,
+    /// The ConfigMap in which controllers write what they know, for weir status.
+    #[arg(long, value_name = "NAME", default_value = weir_source::status::CONFIG_MAP)]
+    status_configmap: String,
+    /// The name of this controller in it.
+    #[arg(long, env = "POD_NAME", value_name = "NAME", default_value = "weir-controller")]
+    name: String,
     /// A certificate (PEM) to use instead. Read again when it changes.
     #[arg(long, value_name = "FILE", requires = "tls_key", conflicts_with_all = ["ca_secret", "ca_configmap"])]
     tls_cert: Option<PathBuf>,
@@ -70,6 +76,8 @@ fn main() -> ExitCode {
         agent_service_account: cli.agent_service_account,
         audience: cli.audience,
         certificates,
+        status_configmap: cli.status_configmap,
+        name: cli.name,
         cluster: weir_source::cluster::Options { kubeconfig: cli.kubeconfig, context: cli.context },
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use weir_health::Health;
 use weir_proto::DigestKey;
 use weir_source::Update;
@@ -24,6 +24,7 @@ use crate::hub::Hub;
 use crate::identity::Review;
 use crate::metrics::Metrics;
 use crate::serve::{Call, Server};
+use crate::status::{self, Status};
 use crate::store;
 use crate::tls::{Mounted, Presented};
 
@@ -51,6 +52,10 @@ pub struct Options {
     pub audience: String,
     /// Where certificates come from.
     pub certificates: Certificates,
+    /// The ConfigMap in which `weir status` finds what controllers know.
+    pub status_configmap: String,
+    /// Our own name in it.
+    pub name: String,
     /// Which cluster.
     pub cluster: weir_source::cluster::Options,
 }
@@ -96,6 +101,7 @@ pub async fn run(options: Options) -> Result<()> {
     let synced = Arc::new(AtomicBool::new(false));
     let (calls, heard) = mpsc::channel(QUEUE);
     let (updates, stamped) = mpsc::channel(QUEUE);
+    let (tell, told) = watch::channel(Status::default());
     let driver = Driver {
         hub: Hub::new(key),
         updates: stamped,
@@ -104,9 +110,13 @@ pub async fn run(options: Options) -> Result<()> {
         metrics: metrics.clone(),
         namespace: options.namespace.clone(),
         health: health.clone(),
+        status: tell,
     };
     let mut hub = drive(driver)?;
     let mut source = tokio::spawn(objects(client.clone(), updates));
+    let (whose, namespace, map) =
+        (client.clone(), options.namespace.clone(), options.status_configmap.clone());
+    tokio::spawn(async move { status::publish(whose, &namespace, map, options.name, told).await });
 
     let presented = match &options.certificates {
         Certificates::Mounted { certificate, key } => mounted(certificate.clone(), key.clone())?,

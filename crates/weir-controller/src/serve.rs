@@ -31,6 +31,8 @@ pub enum Call {
     Join {
         /// From its token.
         node: String,
+        /// Of the agent.
+        version: String,
         /// Digests.
         have: Parts,
         /// Where to.
@@ -153,7 +155,13 @@ impl Conversation {
             Status::invalid_argument("Have: a power of two of 16 bytes, 4096 of them at most")
         })?;
         let (reply, number) = tokio::sync::oneshot::channel();
-        let join = Call::Join { node: self.node.clone(), have, outbox: self.outbox.clone(), number: reply };
+        let join = Call::Join {
+            node: self.node.clone(),
+            version: hello.version.chars().take(64).collect(),
+            have,
+            outbox: self.outbox.clone(),
+            number: reply,
+        };
         self.call(join).await?;
         let number = number.await.map_err(|_| Status::unavailable("this controller is going away"))?;
         *joined = Some(number);

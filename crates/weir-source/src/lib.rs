@@ -37,6 +37,7 @@ mod id;
 pub mod inventory;
 pub mod manifests;
 mod problem;
+pub mod status;
 #[cfg(feature = "cluster")]
 pub mod sync;
 mod time;

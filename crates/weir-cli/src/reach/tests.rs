@@ -157,10 +157,9 @@ fn pod(dice: &mut Dice, number: u8) -> Pod {
     }
 }
 
-/// One state: pods and policies.
+/// One state: pods, and what policies make of them.
 pub(crate) struct World {
     pub(crate) pods: Vec<Pod>,
-    pub(crate) policies: Vec<Policy>,
     pub(crate) slice: NodeSlice,
 }
 
@@ -177,8 +176,8 @@ impl World {
         };
         compiler.apply([namespace("m", "x"), namespace("n", "y")]);
         compiler.apply(pods.iter().map(|p| Event::Pod(Pod { node: Some("all".into()), ..p.clone() })));
-        compiler.apply(policies.iter().cloned().map(Event::Policy));
-        World { pods, policies, slice: compiler.slice("all") }
+        compiler.apply(policies.into_iter().map(Event::Policy));
+        World { pods, slice: compiler.slice("all") }
     }
 
     /// Two states that have most in common.

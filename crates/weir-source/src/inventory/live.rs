@@ -3,9 +3,11 @@
 //! What the user may not list in all namespaces is listed in one, and what they may not list at all
 //! is left out: [`Live::unseen`] says so, for an answer from a part of a cluster is one of that part.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
 use kube::api::{ListParams, Request};
 use serde::Deserialize;
@@ -83,7 +85,7 @@ pub enum Error {
         message: String,
     },
     /// Anything else.
-    #[error("{resource} cannot be listed: {reason}")]
+    #[error("{resource} cannot be read: {reason}")]
     Failed {
         /// Plural, with its group.
         resource: String,
@@ -169,6 +171,25 @@ pub async fn read(
         }
     }
     Ok(Live { inventory: collector.finish(), namespace, unseen })
+}
+
+/// The data of a ConfigMap; `None`: there is none.
+///
+/// # Errors
+/// The server cannot be asked, or does not tell.
+pub async fn config_map(
+    options: Options,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<BTreeMap<String, String>>, Error> {
+    let mut config = cluster::configure(options).await?;
+    config.read_timeout = Some(ANSWER);
+    let api: kube::Api<ConfigMap> = kube::Api::namespaced(cluster::client(config)?, namespace);
+    let failed = |error: kube::Error| Error::Failed {
+        resource: format!("configmap {name} in namespace {namespace}"),
+        reason: chain(&error),
+    };
+    Ok(api.get_opt(name).await.map_err(failed)?.map(|map| map.data.unwrap_or_default()))
 }
 
 /// As RBAC rules have it.

@@ -130,12 +130,31 @@ pub(super) async fn run(fanout: Fanout) -> Result<()> {
     let at = |times: &[f64], percent: usize| times[(times.len() - 1) * percent / 100];
     let per_change = (busy[2] - all_there[2]) * 1000.0 / fanout.runs as f64;
     println!("fan-out: {} agents at one controller, {} pods, loopback, TLS", fanout.agents, fanout.pods);
-    println!("  all agents get their slices ({:.1} MiB)   {:8.1} s", slices as f64 / 1_048_576.0, joined.as_secs_f64());
-    println!("  a change for all, until the first has it  {:8.1} ms median  {:8.1} ms p99", at(&first, 50), at(&first, 99));
-    println!("  a change for all, until all have it       {:8.1} ms median  {:8.1} ms p99   (goal: 1,000)", at(&last, 50), at(&last, 99));
-    println!("  a change for one node, until it has it    {:8.2} ms median  {:8.2} ms p99   (goal: 10)", at(&one, 50), at(&one, 99));
+    println!(
+        "  all agents get their slices ({:.1} MiB)   {:8.1} s",
+        slices as f64 / 1_048_576.0,
+        joined.as_secs_f64()
+    );
+    println!(
+        "  a change for all, until the first has it  {:8.1} ms median  {:8.1} ms p99",
+        at(&first, 50),
+        at(&first, 99)
+    );
+    println!(
+        "  a change for all, until all have it       {:8.1} ms median  {:8.1} ms p99   (goal: 1,000)",
+        at(&last, 50),
+        at(&last, 99)
+    );
+    println!(
+        "  a change for one node, until it has it    {:8.2} ms median  {:8.2} ms p99   (goal: 10)",
+        at(&one, 50),
+        at(&one, 99)
+    );
     println!("  controller's processor time per change for all  {per_change:.0} ms");
-    println!("  controller's memory: {:.0} MiB without agents, {:.0} MiB with all, {:.0} MiB at the end, peak {:.0} MiB", idle[0], all_there[0], end[0], end[1]);
+    println!(
+        "  controller's memory: {:.0} MiB without agents, {:.0} MiB with all, {:.0} MiB at the end, peak {:.0} MiB",
+        idle[0], all_there[0], end[0], end[1]
+    );
     let json = serde_json::json!({
         "scenario": "fan-out", "agents": fanout.agents, "pods": fanout.pods,
         "join_seconds": joined.as_secs_f64(), "slice_bytes": slices,
@@ -153,7 +172,9 @@ async fn wait(heard: &mut mpsc::UnboundedReceiver<u128>, count: usize) -> Result
     let mut times = Vec::with_capacity(count);
     while times.len() < count {
         let next = tokio::time::timeout(PATIENCE, heard.recv()).await;
-        times.push(next.with_context(|| format!("{} of {count} came", times.len()))?.context("agents are there")?);
+        times.push(
+            next.with_context(|| format!("{} of {count} came", times.len()))?.context("agents are there")?,
+        );
     }
     times.sort_unstable();
     Ok(times)
@@ -194,7 +215,8 @@ async fn agent(
             Some(from_controller::What::Commit(commit)) => {
                 commits.send(now())?;
                 turn = None;
-                say.send(what(from_agent::What::Ack(Ack { version: commit.version, problems: Vec::new() }))).await?;
+                say.send(what(from_agent::What::Ack(Ack { version: commit.version, problems: Vec::new() })))
+                    .await?;
             }
             _ => {}
         }

@@ -72,7 +72,8 @@ pub(crate) fn serve(fanout: Fanout) -> Result<()> {
             _ => anyhow::bail!("{line:?}: all, cost, add NODE or remove NODE"),
         };
         println!("at {}", now());
-        runtime.block_on(updates.send((Instant::now(), Update::Batch { events: vec![event], synced: true })))?;
+        runtime
+            .block_on(updates.send((Instant::now(), Update::Batch { events: vec![event], synced: true })))?;
     }
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(())
@@ -96,6 +97,7 @@ async fn start(updates: mpsc::Receiver<(Instant, Update)>) -> Result<(u16, Arc<A
         metrics: metrics.clone(),
         namespace: "weir-system".to_owned(),
         health: Health::new(Duration::from_secs(60)),
+        status: tokio::sync::watch::channel(Default::default()).0,
     };
     let hub = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     std::thread::Builder::new().name("hub".to_owned()).spawn(move || hub.block_on(driver.run()))?;
@@ -110,7 +112,10 @@ async fn start(updates: mpsc::Receiver<(Instant, Update)>) -> Result<(u16, Arc<A
 fn cost() -> Result<String> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).context("a field of /proc/self/status")?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .context("a field of /proc/self/status")?;
         anyhow::Ok(line.trim().trim_end_matches(" kB").to_owned())
     };
     let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF)?;
