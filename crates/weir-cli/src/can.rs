@@ -1,6 +1,8 @@
 //! `weir can`: may one pod reach another.
 
+use std::collections::BTreeSet;
 use std::io::{BufWriter, Write};
+use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -8,7 +10,8 @@ use clap::{Args, ValueEnum};
 use weir_compiler::flow::PodToOwnNode;
 use weir_source::inventory::live::Wanted;
 
-use crate::ends::{self, Name};
+use crate::cluster::Cluster;
+use crate::ends::{self, Name, Party};
 use crate::input::Input;
 use crate::names::{self, Port};
 use crate::term::{Paint, error, escape_json, note};
@@ -94,7 +97,11 @@ impl Can {
     /// # Errors
     /// There is no answer: names or files are wrong.
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        let mut cluster = self.input.load(self.wanted())?;
+        // nothing is freed before the end: that takes as long as reading
+        let wanted = self.wanted();
+        let cluster =
+            if self.all { self.input.load(wanted) } else { self.input.load_without_policies(wanted) };
+        let mut cluster = ManuallyDrop::new(cluster?);
         cluster.need_pods()?;
         cluster.own_node = self.pod_to_own_node;
         cluster.tell();
@@ -107,27 +114,16 @@ impl Can {
             return Ok(ExitCode::SUCCESS);
         };
         let (to, port) = names::split(to);
-        let namespace = &cluster.default_namespace;
-        // both names are looked up before the first is complained about
-        let from_name = ends::parse(&cluster, from, namespace);
-        let to_name = ends::parse(&cluster, to, namespace);
-        let from = from_name.and_then(|name| match name {
-            Name::Service(key) => {
-                bail!("Service {key} opens no connections: ask for its pods, as in deploy/NAME or ns/NAME")
-            }
-            name => ends::resolve(&cluster, &name, None),
-        });
-        let is_service = matches!(to_name, Ok(Name::Service(_)));
-        let to = to_name.and_then(|name| ends::resolve(&cluster, &name, port));
-        let (mut from, mut to) = match (from, to) {
-            (Err(one), Err(other)) => {
-                error(&format!("{one:#}"));
-                return Err(other);
-            }
-            (from, to) => (from?, to?),
+        let namespaces = {
+            let (from, to) = self.ends(&cluster, from, to, port)?;
+            from.namespaces().into_iter().chain(to.namespaces()).collect::<BTreeSet<_>>()
         };
-        ask::meet(&cluster, &mut from, &mut to)?;
-        let answer = ask::ask(&cluster, &from, &to, port.filter(|_| !is_service))?;
+        cluster.enforce(|namespace| namespaces.contains(namespace));
+        let cluster: &Cluster = &cluster;
+        let is_service = matches!(ends::parse(cluster, to, &cluster.default_namespace), Ok(Name::Service(_)));
+        let (mut from, mut to) = self.ends(cluster, from, to, port)?;
+        ask::meet(cluster, &mut from, &mut to)?;
+        let answer = ask::ask(cluster, &from, &to, port.filter(|_| !is_service))?;
         if as_json {
             let text = serde_json::to_string_pretty(&json::answer(&from, &to, &answer))?;
             writeln!(out, "{}", escape_json(&text))?;
@@ -137,5 +133,31 @@ impl Can {
         out.flush()?;
         answer.notes.iter().for_each(|n| note("note", n));
         Ok(ExitCode::from(u8::from(!answer.allowed())))
+    }
+
+    /// Who is meant.
+    fn ends<'c>(
+        &self,
+        cluster: &'c Cluster,
+        from: &str,
+        to: &str,
+        port: Option<&str>,
+    ) -> Result<(Party<'c>, Party<'c>)> {
+        let namespace = &cluster.default_namespace;
+        // both names are looked up before the first is complained about
+        let from = ends::parse(cluster, from, namespace).and_then(|name| match name {
+            Name::Service(key) => {
+                bail!("Service {key} opens no connections: ask for its pods, as in deploy/NAME or ns/NAME")
+            }
+            name => ends::resolve(cluster, &name, None),
+        });
+        let to = ends::parse(cluster, to, namespace).and_then(|name| ends::resolve(cluster, &name, port));
+        match (from, to) {
+            (Err(one), Err(other)) => {
+                error(&format!("{one:#}"));
+                Err(other)
+            }
+            (from, to) => Ok((from?, to?)),
+        }
     }
 }

@@ -13,7 +13,7 @@ use weir_compiler::flow::{End, PodToOwnNode};
 use weir_compiler::object::{Event, Labels, ObjectKey, Pod, Policy};
 use weir_compiler::policy::{Effect, PeerClause, PolicyClauses, ReadPolicy, namespace_labels};
 use weir_compiler::slice::NodeSlice;
-use weir_compiler::{Compiler, Scope};
+use weir_compiler::{Compiler, Deltas, Scope};
 use weir_source::inventory::{EndpointSlice, Node, Owner, PodDetails, Service};
 use weir_source::tree::Tree;
 use weir_source::{Id, Place, Problem};
@@ -138,6 +138,7 @@ pub(crate) struct Cluster {
     closed: BTreeSet<ObjectKey>,
     /// Policies of which the source of the manifests had to complain.
     complained: BTreeSet<ObjectKey>,
+    compiler: Compiler,
     pub(crate) slice: NodeSlice,
     /// What agents were told of pods that call their own node.
     pub(crate) own_node: PodToOwnNode,
@@ -156,8 +157,16 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Makes one of what was read; what cannot be read is a warning, and the rest counts.
+    /// Makes one of what was read, with all policies in force; what cannot be read is a warning, and the rest
+    /// counts.
     pub(crate) fn new(found: Found) -> Cluster {
+        let mut cluster = Cluster::without_policies(found);
+        cluster.enforce(|_| true);
+        cluster
+    }
+
+    /// The same before any policy is in force: the names in a question tell which ones matter.
+    pub(crate) fn without_policies(found: Found) -> Cluster {
         let Found { mut inventory, namespace, live, unseen, sources } = found;
         let complained = inventory.problems.iter().filter_map(|p| p.object.as_ref());
         let complained = complained.filter(|id| id.kind == weir_source::Kind::Policy);
@@ -179,6 +188,7 @@ impl Cluster {
             namespaces: BTreeMap::new(),
             closed: BTreeSet::new(),
             complained,
+            compiler: Compiler::new(Scope::Node(NODE.to_owned())),
             slice: NodeSlice::default(),
             own_node: PodToOwnNode::default(),
             warnings: Vec::new(),
@@ -199,10 +209,7 @@ impl Cluster {
                     cluster.namespaces.insert(namespace.name.clone(), labels);
                     rest.push(Event::Namespace(namespace));
                 }
-                Event::Policy(policy) => {
-                    cluster.policies.insert(policy.key(), policy.clone());
-                    rest.push(Event::Policy(policy));
-                }
+                Event::Policy(policy) => drop(cluster.policies.insert(policy.key(), policy)),
                 gone => rest.push(gone),
             }
         }
@@ -225,8 +232,10 @@ impl Cluster {
         }
         cluster.problems = problems;
         let stand_ins = cluster.complete(&mut pods);
-        rest.extend(pods.iter().cloned().map(|pod| Event::Pod(Pod { node: Some(NODE.to_owned()), ..pod })));
-        cluster.compile(rest);
+        let here = |pod: &Pod| Event::Pod(Pod { node: Some(NODE.to_owned()), ..pod.clone() });
+        let deltas = cluster.compiler.apply(rest.into_iter().chain(pods.iter().map(here)));
+        cluster.take(&deltas);
+        cluster.problems();
         if !live {
             cluster.refusals();
         }
@@ -314,17 +323,29 @@ impl Cluster {
             .collect()
     }
 
-    fn compile(&mut self, events: Vec<Event>) {
-        let mut compiler = Compiler::new(Scope::Node(NODE.to_owned()));
-        compiler.apply(events);
-        self.slice = compiler.slice(NODE);
-        for (key, problems) in compiler.problems() {
+    /// Puts the policies of some namespaces in force.
+    pub(crate) fn enforce(&mut self, namespace: impl Fn(&str) -> bool) {
+        let wanted = self.policies.values().filter(|policy| namespace(&policy.namespace));
+        let deltas = self.compiler.apply(wanted.cloned().map(Event::Policy));
+        self.take(&deltas);
+    }
+
+    fn take(&mut self, deltas: &Deltas) {
+        for delta in &deltas.slices {
+            self.slice.apply(&delta.changes);
+        }
+    }
+
+    /// Tells what of policies cannot be enforced.
+    fn problems(&mut self) {
+        let read = self.policies.values().map(ReadPolicy::read).filter(|read| !read.problems.is_empty());
+        for ReadPolicy { key, problems, .. } in read.collect::<Vec<_>>() {
             for problem in problems {
                 if problem.effect == Effect::PolicyAllowsNothing {
                     self.closed.insert(key.clone());
                 }
                 let id = Id { kind: weir_source::Kind::Policy, key: key.clone() };
-                let place = self.place_of(key, &problem.path);
+                let place = self.place_of(&key, &problem.path);
                 // kubectl refuses unknown fields; an API server drops them, or knows them by now
                 let refused = if problem.reason.starts_with("unknown field") {
                     ""

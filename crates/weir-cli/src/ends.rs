@@ -198,6 +198,14 @@ pub(crate) fn resolve<'a>(cluster: &'a Cluster, name: &Name, port: Option<&str>)
     })
 }
 
+impl Party<'_> {
+    /// The namespaces of its pods: policies of others do not select them.
+    pub(crate) fn namespaces(&self) -> BTreeSet<String> {
+        let pods = self.members.iter().filter(|m| !m.state.bare_address);
+        pods.map(|m| m.state.pod.key.namespace.clone()).collect()
+    }
+}
+
 /// The pod of this name, if anything can be said of it.
 ///
 /// # Errors

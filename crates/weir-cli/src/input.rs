@@ -58,6 +58,14 @@ impl Input {
         Ok(Cluster::new(self.find(wanted, false)?))
     }
 
+    /// Reads, for a question that has to be understood before it is known which policies matter.
+    ///
+    /// # Errors
+    /// See [`Input::load`].
+    pub(crate) fn load_without_policies(&self, wanted: Wanted) -> Result<Cluster> {
+        Ok(Cluster::without_policies(self.find(wanted, false)?))
+    }
+
     /// Reads, and `keep`s what a snapshot needs.
     ///
     /// # Errors

@@ -9,10 +9,11 @@ use std::net::IpAddr;
 use common::{folder, weir};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use weir_compiler::cidr::{Cidr, CidrSet};
 use weir_compiler::flow::{End, Flow};
 use weir_compiler::object::{Event, ObjectKey, Pod, Protocol};
 use weir_compiler::ports::L4;
-use weir_compiler::slice::NodeSlice;
+use weir_compiler::slice::{Direction, NodeSlice};
 use weir_compiler::{Compiler, Scope};
 use weir_source::manifests;
 
@@ -247,6 +248,44 @@ fn pods_that_look_alike_may_differ_by_address_and_node() {
     assert_eq!(count(&world, &all[3..], &all[..3], 80), (1, 2));
 }
 
+/// Whether an explained side lets an address of a pod use a port.
+fn explained(side: &Value, pod: &Pod, address: IpAddr, port: u16, names: &[(String, u16)]) -> bool {
+    if side["isolated"] == false {
+        return true;
+    }
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let within = |range: &Value| {
+        let range = range.as_str().expect("a range");
+        if address.is_ipv6() != range.contains(':') {
+            return false;
+        }
+        if let Some((a, b)) = range.split_once('-') {
+            let (a, b): (IpAddr, IpAddr) = (a.parse().expect("an address"), b.parse().expect("an address"));
+            return a <= address && address <= b;
+        }
+        let cidr = if range.contains('/') {
+            range.to_owned()
+        } else {
+            format!("{range}/{}", if address.is_ipv4() { 32 } else { 128 })
+        };
+        CidrSet::from_cidrs(Cidr::parse(&cidr)).contains(address)
+    };
+    list(&side["rules"]).iter().any(|rule| {
+        let at = |p: &Value| match (p["first"].as_u64(), p["last"].as_u64(), p["name"].as_str()) {
+            (Some(a), Some(b), _) => p["protocol"] == "TCP" && (a..=b).contains(&u64::from(port)),
+            (_, _, Some(name)) => names.iter().any(|(n, number)| n == name && *number == port),
+            _ => false,
+        };
+        let ports = rule["allPorts"] == true || list(&rule["ports"]).iter().any(at);
+        ports
+            && list(&rule["peers"]).iter().any(|peer| match peer["kind"].as_str() {
+                Some("any") => true,
+                Some("pods") => list(&peer["members"]).iter().any(|m| m["pod"] == pod.key.to_string()),
+                _ => list(&peer["ranges"]).iter().any(within),
+            })
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
@@ -334,6 +373,38 @@ proptest! {
                         }
                         let (from, to) = if inward { (who, Who::Pod(b)) } else { (Who::Pod(b), who) };
                         prop_assert_eq!(world.allowed(&from, &to, port), group["allowed"].as_bool(), "{} {:?}", address, run);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What `weir explain` says of a pod, rule by rule, is what the evaluator says, address by address.
+    #[test]
+    fn explain_says_what_the_evaluator_says(pods in pods(), policies in policies()) {
+        let world = World::new(&pods, &policies);
+        let dir = folder(&world.text);
+        for pod in world.pods.iter().filter(|p| !p.host_network).take(3) {
+            let name = pod.key.to_string();
+            let json = weir(dir.path(), &["explain", &name, "-f", "m.yaml", "-o", "json", "--members"]).json();
+            let subject = &json["subjects"][0];
+            let slice = &world.slices[pod.node.as_deref().expect("a node")];
+            for other in world.pods.iter().filter(|p| p.key != pod.key) {
+                for address in &other.ips {
+                    for port in PORTS {
+                        for (direction, side) in [(Direction::Ingress, "ingress"), (Direction::Egress, "egress")] {
+                            let verdict = slice.verdict(&pod.key, direction, *address, L4::Port(Protocol::Tcp, port));
+                            // of named ports, those of the other end count in egress only
+                            let names: Vec<(String, u16)> = match direction {
+                                // what is in its node's network has no ports that selectors could mean
+                                Direction::Egress if !other.host_network => {
+                                    other.ports.iter().map(|p| (p.name.clone(), p.port)).collect()
+                                }
+                                _ => Vec::new(),
+                            };
+                            let says = explained(&subject[side], other, *address, port, &names);
+                            prop_assert_eq!(says, verdict.allowed, "{} {} {} {}: {}", side, name, address, port, json);
+                        }
                     }
                 }
             }

@@ -18,6 +18,7 @@ mod text;
 mod yaml;
 
 use std::io::Write;
+use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -85,19 +86,21 @@ impl Explain {
     /// There is no answer: names or files are wrong.
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let wanted = Wanted { workloads: false, services: false, nodes: true };
-        let mut cluster = self.input.load(wanted)?;
+        // nothing is freed before the end: that takes as long as reading
+        let mut cluster = ManuallyDrop::new(self.input.load_without_policies(wanted)?);
         cluster.need_pods()?;
         cluster.own_node = self.pod_to_own_node;
         cluster.tell();
         let text = name(&self.what)?;
-        let party = match ends::parse(&cluster, &text, &cluster.default_namespace)? {
-            name @ (Name::Pod(_) | Name::Workload(..) | Name::Namespace(_)) => {
-                ends::resolve(&cluster, &name, None)?
-            }
+        let name = match ends::parse(&cluster, &text, &cluster.default_namespace)? {
+            name @ (Name::Pod(_) | Name::Workload(..) | Name::Namespace(_)) => name,
             _ => bail!(
                 "{text:?} is no pod: policies select pods only; name one, or deploy/NAME, sts/NAME, ns/NAME"
             ),
         };
+        let namespaces = ends::resolve(&cluster, &name, None)?.namespaces();
+        cluster.enforce(|namespace| namespaces.contains(namespace));
+        let party = ends::resolve(&cluster, &name, None)?;
         let report = report::report(&cluster, &party, self.members);
         let out = match self.output {
             None => text::text(&report, text::Style { wide: false, paint: Paint::for_stdout() }),

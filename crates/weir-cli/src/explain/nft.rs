@@ -24,7 +24,12 @@ pub(crate) fn text(cluster: &Cluster, party: &Party<'_>) -> String {
     }
     let mut planner = Planner::with(Settings { own_node: cluster.own_node, ..Settings::default() });
     planner.update(&changes(&cluster.slice, &keys));
-    let _ = write!(out, "{}", planner.table());
+    let table = planner.table().to_string();
+    // names are in its comments
+    for line in table.lines() {
+        let indent = line.len() - line.trim_start_matches('\t').len();
+        let _ = writeln!(out, "{}{}", &line[..indent], escape(&line[indent..]));
+    }
     out
 }
 

@@ -32,13 +32,9 @@ impl Collector {
 
     /// The text of a file; `path` is for places.
     pub(super) fn file(&mut self, path: &Path, bytes: &[u8]) {
-        let text = text::read(bytes);
-        for (line, reason) in text.errors {
+        for (line, reason) in text::each(bytes, &mut |tree| self.document(path, &tree, None, false)) {
             let reason = format!("not readable as YAML or JSON: {reason}");
             self.problem(Place { file: path.to_owned(), line }, None, reason);
-        }
-        for document in &text.documents {
-            self.document(path, document, None, false);
         }
     }
 

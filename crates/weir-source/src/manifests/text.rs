@@ -23,42 +23,121 @@ pub(crate) const SNAPSHOT: &str = "# weir snapshot";
 
 /// Reads all documents of a text; empty ones are passed over.
 pub(crate) fn read(text: &[u8]) -> Text {
-    if text.starts_with(SNAPSHOT.as_bytes()) { read_snapshot(text) } else { read_yaml(text) }
+    let mut documents = Vec::new();
+    let errors = each(text, &mut |tree| documents.push(tree));
+    Text { documents, errors }
 }
 
-/// The same as [`read_yaml`] says, some twenty times faster: lines that are a document of JSON are read as such,
-/// and what is between them as YAML.
-fn read_snapshot(text: &[u8]) -> Text {
-    let mut read = Text { documents: Vec::new(), errors: Vec::new() };
+/// Hands out each document of a text as soon as it is read; returns where and why it cannot be.
+pub(crate) fn each(text: &[u8], document: &mut dyn FnMut(Tree)) -> Vec<(u64, String)> {
+    if text.starts_with(SNAPSHOT.as_bytes()) {
+        read_snapshot(text, document)
+    } else {
+        read_yaml(text, 0, document)
+    }
+}
+
+/// The same as [`read_yaml`], some twenty times faster: lines that are a document of JSON are read as such, and
+/// what is between them as YAML.
+fn read_snapshot(text: &[u8], document: &mut dyn FnMut(Tree)) -> Vec<(u64, String)> {
+    let mut errors = Vec::new();
     let mut lines = text.split_inclusive(|b| *b == b'\n').peekable();
-    let (mut number, mut start, mut begin, mut at) = (0, 0, 0, 0);
-    let yaml = |from: usize, to: usize, lines_before: u64, read: &mut Text| {
-        let part = read_yaml(&text[from..to]);
-        read.documents.extend(part.documents.into_iter().map(|mut tree| {
-            shift(&mut tree, lines_before);
-            tree
-        }));
-        read.errors.extend(part.errors.into_iter().map(|(line, error)| (line + lines_before, error)));
-    };
+    // of what is YAML: from where, and how many lines are before
+    let (mut start, mut before) = (0, 0);
+    let (mut at, mut number) = (0, 0);
     while let Some(line) = lines.next() {
         let whole = lines.peek().is_none_or(|next| next.starts_with(b"---"));
         let json = line.strip_prefix(b"--- ").filter(|json| whole && json.starts_with(b"{"));
-        if let Some(value) = json.and_then(|json| serde_json::from_slice::<serde_json::Value>(json).ok()) {
+        if let Some(tree) = json.and_then(|json| from_json(json, number + 1)) {
             if start < at {
-                yaml(start, at, begin, &mut read);
+                errors.extend(read_yaml(&text[start..at], before, document));
             }
-            let mut tree = Tree::from(value);
-            shift(&mut tree, number + 1);
-            read.documents.push(tree);
-            (start, begin) = (at + line.len(), number + 1);
+            document(tree);
+            (start, before) = (at + line.len(), number + 1);
         }
         at += line.len();
         number += 1;
     }
     if start < at {
-        yaml(start, at, begin, &mut read);
+        errors.extend(read_yaml(&text[start..at], before, document));
     }
-    read
+    errors
+}
+
+/// A document of JSON in one line.
+fn from_json(json: &[u8], line: u64) -> Option<Tree> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let tree = de::DeserializeSeed::deserialize(JsonAt(line), &mut deserializer).ok()?;
+    deserializer.end().ok()?;
+    Some(tree)
+}
+
+/// A value of which all is in one line.
+#[derive(Clone, Copy)]
+struct JsonAt(u64);
+
+impl<'de> de::DeserializeSeed<'de> for JsonAt {
+    type Value = Tree;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Tree, D::Error> {
+        Ok(Tree { line: self.0, value: deserializer.deserialize_any(self)? })
+    }
+}
+
+impl<'de> Visitor<'de> for JsonAt {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, b: bool) -> Result<Value, E> {
+        Ok(Value::Bool(b))
+    }
+
+    fn visit_i64<E>(self, n: i64) -> Result<Value, E> {
+        Ok(Value::Int(n))
+    }
+
+    fn visit_u64<E>(self, n: u64) -> Result<Value, E> {
+        Ok(i64::try_from(n).map_or_else(|_| Value::Text(n.to_string()), Value::Int))
+    }
+
+    fn visit_f64<E>(self, n: f64) -> Result<Value, E> {
+        Ok(Value::Float(n))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::Text(text.to_owned()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Value, E> {
+        Ok(Value::Text(text))
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element_seed(self)? {
+            items.push(item);
+        }
+        Ok(Value::Seq(items))
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut entries: Vec<(String, Tree)> = Vec::new();
+        while let Some(key) = map.next_key::<String>()? {
+            // YAML refuses it, and has the better message
+            if entries.iter().any(|(other, _)| *other == key) {
+                return Err(de::Error::custom("a key twice"));
+            }
+            entries.push((key, map.next_value_seed(self)?));
+        }
+        Ok(Value::Map(entries))
+    }
 }
 
 /// Counts lines from further up.
@@ -71,7 +150,8 @@ fn shift(tree: &mut Tree, lines: u64) {
     }
 }
 
-fn read_yaml(text: &[u8]) -> Text {
+/// Documents of YAML, of a text before which there are so many lines.
+fn read_yaml(text: &[u8], before: u64, document: &mut dyn FnMut(Tree)) -> Vec<(u64, String)> {
     // The library guards against inputs that grow without bound. Aliases are what makes a text
     // grow, and their limits stay; the others only have to hold a large cluster in one file.
     let budget = serde_saphyr::budget! {
@@ -93,17 +173,23 @@ fn read_yaml(text: &[u8]) -> Text {
         non_finite_float_policy: NonFiniteFloatPolicy::AsString,
     };
     let mut text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    let mut read = Text { documents: Vec::new(), errors: Vec::new() };
-    for document in serde_saphyr::read_with_options::<_, Spanned<Node<OBJECT>>>(&mut text, options) {
-        match document {
-            Ok(node) => read.documents.push(node.into_tree()),
+    let mut errors = Vec::new();
+    for found in serde_saphyr::read_with_options::<_, Spanned<Node<OBJECT>>>(&mut text, options) {
+        match found {
+            Ok(node) => {
+                let mut tree = node.into_tree();
+                if before > 0 {
+                    shift(&mut tree, before);
+                }
+                document(tree);
+            }
             Err(error) => {
                 let line = error.location().map_or(0, |location| location.line());
-                read.errors.push((line, reason(&error)));
+                errors.push((line + before, reason(&error)));
             }
         }
     }
-    read
+    errors
 }
 
 /// The library's text without its own account of the place, which is told apart.
@@ -328,11 +414,15 @@ mod tests {
     fn a_snapshot_says_what_the_same_yaml_says() {
         let text = "# weir snapshot\n--- {\"kind\": \"Pod\", \"spec\": [1, {\"a\": null}]}\n---\nkind:\n  x: y\n\
             --- {\"kind\": 1}\n--- {\"kind\": 2,\n \"b\": 3}\n---\na: |\n  text\n--- {\"kind\": 4}\n--- {\"kind\": [}\n";
-        let (snapshot, yaml) = (read(text.as_bytes()), read_yaml(text.as_bytes()));
-        assert_eq!(snapshot.documents, yaml.documents);
+        let snapshot = read(text.as_bytes());
+        let mut yaml = Vec::new();
+        let errors = read_yaml(text.as_bytes(), 0, &mut |tree| yaml.push(tree));
+        assert_eq!(snapshot.documents, yaml);
         assert_eq!(snapshot.documents.len(), 6);
         assert_eq!(snapshot.errors.len(), 1);
-        assert_eq!(snapshot.errors[0].0, yaml.errors[0].0);
+        assert_eq!(snapshot.errors[0].0, errors[0].0);
+        let twice = read(b"# weir snapshot\n--- {\"kind\": 1, \"kind\": 2}\n");
+        assert_eq!((twice.documents.len(), twice.errors.len(), twice.errors[0].0), (0, 1, 2));
     }
 
     #[test]
