@@ -14,9 +14,10 @@ use weir_dataplane::model::Family;
 use weir_dataplane::{Attachment, Attachments, Planner, Ports, Settings};
 use weir_health::Health;
 use weir_nft::conntrack::Conntrack;
-use weir_proto::{member_sums, pb};
+use weir_proto::pb;
 use weir_source::Update;
 
+use crate::bare::items;
 use crate::bridge;
 use crate::bypass;
 use crate::controller::{Ack, Commit, Told};
@@ -166,10 +167,8 @@ impl Agent {
     fn told(&mut self, told: Told) {
         match told {
             Told::Welcome { key, reply } => {
-                let changes = self.planner.slice().changes();
-                let items = key.items(&changes, |id, members| member_sums(&key, id, members));
                 // who asked may be gone already
-                let _ = reply.send(items);
+                let _ = reply.send(items(self.planner.slice(), &key));
             }
             Told::Commit(commit) => self.commit(commit),
             Told::Lost { why } => {
@@ -221,7 +220,8 @@ impl Agent {
                 if rebooted {
                     self.isolate(isolate);
                 }
-                (self.synced, self.complete) = (!installed, true);
+                // rules that somebody kept over a reboot are no newer
+                (self.synced, self.complete) = (!installed || rebooted, true);
             }
             Found::Damaged if installed => return false,
             Found::Damaged => {

@@ -6,6 +6,9 @@
 //!   links (routes, interfaces) ──────────attachments──────────────┘   differs from plan? <┘
 //! ```
 //!
+//! Or, in the place of source and compiler, a controller ([`controller`]), whose last slice is kept on disk
+//! ([`state`]).
+//!
 //! One thread, one loop ([`run`]): whatever came in since the last turn becomes one transaction. The
 //! kernel is the only truth ([`kernel`]): at the start, after an error, and when somebody else has
 //! changed the ruleset, the table is read back, compared with the plan, and only what differs is
@@ -15,6 +18,7 @@
 
 mod agent;
 pub mod backend;
+mod bare;
 pub mod bridge;
 pub mod bypass;
 pub mod controller;

@@ -1,22 +1,16 @@
 //! The agent's program with controllers, and without any: what packets meet.
 
-#[path = "common/served.rs"]
-mod served;
+#[path = "common/node.rs"]
+mod node;
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::net::UdpSocket;
+use std::path::Path;
+use std::time::Duration;
 
-use served::{Controller, Trust};
-use tempfile::TempDir;
+use node::{Node, read};
 use weir_agent::state::file::{Header, decode, encode, seal};
-use weir_compiler::object::Event;
 use weir_compiler::slice::NodeSlice;
 use weir_lab::network::PodLinks;
-use weir_lab::objects::{Family, Objects};
-use weir_lab::{Lab, Options};
 
 const CLUSTER: &str = "
 {apiVersion: v1, kind: Pod, metadata: {name: web, namespace: a, labels: {app: web}}, spec: {nodeName: n1}, status: {podIP: 10.244.1.2}}
@@ -34,135 +28,6 @@ const OPEN: &str = "
 {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: web, namespace: a},
  spec: {podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {}}]}]}}
 ";
-const METRICS: &str = "127.0.0.1:9441";
-
-fn read(yaml: &str) -> (Objects, Vec<Event>) {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("objects.yaml");
-    std::fs::write(&file, yaml).unwrap();
-    let loaded = weir_source::manifests::read(std::slice::from_ref(&file));
-    assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
-    (Objects::read(&[file]).unwrap().0, loaded.events)
-}
-
-/// A node with its pods, controllers on it, and an agent that is started and killed.
-struct Node {
-    lab: Lab,
-    trust: Trust,
-    folder: TempDir,
-    agent: Option<Child>,
-}
-
-impl Node {
-    fn new(links: PodLinks) -> Node {
-        let folder = tempfile::tempdir().unwrap();
-        let options = Options {
-            links: links.into(),
-            family: Some(Family::Ipv4),
-            dir: folder.path().join("lab"),
-            ..Options::default()
-        };
-        let lab = Lab::start(read(CLUSTER).0, options).expect("the lab starts");
-        lab.netns("n1").unwrap().ip(&["link set lo up".to_owned()]).unwrap();
-        Node { lab, trust: Trust::new(folder.path()), folder, agent: None }
-    }
-
-    fn inside<T: Send>(&self, place: &str, f: impl FnOnce() -> T + Send) -> T {
-        self.lab.netns(place).expect("a place").run(|| Ok(f())).unwrap()
-    }
-
-    fn controller(&self, address: &str, key: u8, events: Vec<Event>) -> Controller {
-        let controller = self.inside("n1", || Controller::start(&self.trust, address, key));
-        controller.apply(events);
-        controller
-    }
-
-    fn state(&self) -> PathBuf {
-        self.folder.path().join("state")
-    }
-
-    fn start(&mut self, controllers: &[SocketAddr], more: &[&str]) {
-        let options = self.trust.options(controllers);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_weir-agent"));
-        command.args(["--node", "n1", "--mid-stream-grace", "0", "--metrics-listen", METRICS]).args(more);
-        command
-            .arg("--state-dir")
-            .arg(self.state())
-            .arg("--cni-results")
-            .arg(self.folder.path().join("none"));
-        command.arg("--controller-ca").arg(options.ca).arg("--token-file").arg(options.token);
-        let controllers: Vec<String> = controllers.iter().map(SocketAddr::to_string).collect();
-        command.env("WEIR_CONTROLLER", controllers.join(",")).env("NO_COLOR", "1").env("RUST_LOG", "info");
-        let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
-        command.stdin(Stdio::null()).stderr(log);
-        self.kill();
-        self.agent = Some(self.inside("n1", || command.spawn().unwrap()));
-    }
-
-    fn log(&self) -> PathBuf {
-        self.folder.path().join("log")
-    }
-
-    /// As a crash does.
-    fn kill(&mut self) {
-        if let Some(mut agent) = self.agent.take() {
-            agent.kill().unwrap();
-            agent.wait().unwrap();
-        }
-    }
-
-    /// Status and body; 0: nobody is there.
-    fn get(&self, path: &str) -> (u16, String) {
-        let ask = || -> std::io::Result<String> {
-            let mut stream = TcpStream::connect(METRICS)?;
-            stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: n1\r\n\r\n").as_bytes())?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        };
-        let answer = self.inside("n1", ask).unwrap_or_default();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
-        (head.split(' ').nth(1).map_or(0, |code| code.parse().unwrap()), body.to_owned())
-    }
-
-    fn soon(&self, what: &str, holds: impl Fn(&Node) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(40);
-        while !holds(self) {
-            let log = || std::fs::read_to_string(self.log()).unwrap_or_default();
-            assert!(Instant::now() < deadline, "{what}: {:?}\n{}", self.get("/readyz"), log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn ready(&self) {
-        self.soon("ready", |node| node.get("/readyz").0 == 200);
-    }
-
-    fn metric(&self, name: &str) -> f64 {
-        let metrics = self.get("/metrics").1;
-        let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("weir_agent_{name} ")));
-        line.unwrap_or_else(|| panic!("{name} in {metrics}")).parse().unwrap()
-    }
-
-    fn bind(&self, place: &str, address: &str) -> UdpSocket {
-        let at = SocketAddr::new(address.parse::<IpAddr>().unwrap(), 0);
-        let socket = self.inside(place, || UdpSocket::bind(at).unwrap());
-        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        socket
-    }
-
-    fn nft(&self, command: &str) {
-        let status = self.inside("n1", || Command::new("nft").arg(command).status().unwrap());
-        assert!(status.success(), "{command}");
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 fn passes(from: &UdpSocket, to: &UdpSocket) -> bool {
     let _ = from.send_to(b"hello", to.local_addr().unwrap());
     to.recv_from(&mut [0; 16]).is_ok()
@@ -199,7 +64,7 @@ impl Pods {
 #[test]
 #[ignore = "needs root"]
 fn without_controllers_and_without_agent_policies_stay_in_force() {
-    let mut node = Node::new(PodLinks::Calico);
+    let mut node = Node::new(CLUSTER, PodLinks::Calico);
     let pods = Pods::of(&node);
     node.soon("the instrument itself", |_| passes(&pods.stranger, &pods.web));
     let events = read(CLUSTER).1;
@@ -301,7 +166,7 @@ fn rebooted(state: &Path) {
 #[ignore = "needs root"]
 fn after_a_reboot_pods_are_isolated_until_a_controller_answers_or_the_time_is_over() {
     for links in [PodLinks::Calico, PodLinks::Flannel] {
-        let mut node = Node::new(links);
+        let mut node = Node::new(CLUSTER, links);
         let pods = Pods::of(&node);
         let events = read(CLUSTER).1;
         let controller = node.controller("127.0.0.1:0", 1, events.clone());

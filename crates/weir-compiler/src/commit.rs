@@ -1,294 +1,192 @@
 //! From what events touched to the changes of each node's slice.
 //!
-//! What is new comes first, each thing after all that it refers to; what is gone goes last, each
-//! thing after all that referred to it. A vertex that leaves and comes back within one commit is
-//! never gone in between, for it is held anew before it is let go.
-
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use hashbrown::{HashMap, HashSet};
+//! ```text
+//!   classes ──> profiles ──> rulesets compiled again
+//!   pods ──> placed on nodes ──> what the node lacks comes, what it no longer needs goes
+//!   policies, members ──> told to the nodes that have their subject, their set
+//! ```
+//!
+//! A vertex that leaves and comes back within one batch is never gone in between, for it is held anew before
+//! it is let go. What a batch costs is in proportion to what it touches, and to how many nodes that concerns.
 
 use crate::compiler::{Compiler, Scope};
-use crate::graph::{Content, Vertex};
+use crate::deltas::{Phase, Table};
+use crate::graph::Vertex;
+use crate::nodes::Batch;
 use crate::object::ObjectKey;
-use crate::slice::{Change, Changes, Member, PeerSetId, PortSetId, RuleId, RulesetId, SliceDelta, SlicePod};
+use crate::population::Placed;
+use crate::profiles::Rulesets;
+use crate::slice::{Change, Member, PeerSetId, SliceDelta};
 
-/// What is in a node's slice, counted.
-#[derive(Debug, Default)]
-pub(crate) struct NodeState {
-    pub(crate) pods: BTreeMap<ObjectKey, (SlicePod, usize)>,
-    pub(crate) vertices: HashMap<Vertex, usize>,
-    pub(crate) policies: HashMap<ObjectKey, usize>,
-}
-
-/// The changes of a node's slice that are being collected.
-#[derive(Default)]
-pub(crate) struct Draft {
-    pub(crate) graph: Vec<Change>,
-    pub(crate) policies: Vec<Change>,
-    pub(crate) profiles: Vec<Change>,
-    pub(crate) pods: Vec<Change>,
-    members: Vec<Change>,
-    gone_pods: Vec<Change>,
-    gone_profiles: Vec<Change>,
-    gone_policies: Vec<Change>,
-    gone_graph: Vec<Change>,
-    /// Peer sets that are new here, hence sent with all their members.
-    fresh: HashSet<Vertex>,
-    fresh_policies: HashSet<ObjectKey>,
+/// A policy that left its subject, and who has had it by that.
+struct Left {
+    key: ObjectKey,
+    nodes: Vec<u32>,
 }
 
 impl Compiler {
     pub(crate) fn commit(&mut self) -> Vec<SliceDelta> {
-        let mut drafts: BTreeMap<Arc<str>, Draft> = BTreeMap::new();
-        let mut released: Vec<Vertex> = Vec::new();
+        self.batches += 1;
+        let mut batch = Batch { number: self.batches, table: Table::default(), nodes: Vec::new() };
+        let left_policies = self.left_policies();
 
-        let mut classes: Vec<usize> =
-            std::mem::take(&mut self.population.journal.classes).into_iter().collect();
-        classes.sort_unstable();
-        let unused: Vec<usize> = classes.into_iter().filter_map(|c| self.assign_profile(c)).collect();
-
-        let mut dirty: Vec<usize> = std::mem::take(&mut self.dirty_profiles).into_iter().collect();
-        dirty.sort_unstable();
+        let mut unused = std::mem::take(&mut self.population.journal.unclassed);
+        unused.retain(|profile| self.profiles.leave(*profile));
+        for class in self.population.take_classes() {
+            unused.extend(self.assign_profile(class));
+        }
         // what a slice no longer needs is let go at the end, after all that is new has come
-        let mut let_go: Vec<(Arc<str>, Vec<Vertex>, Vec<ObjectKey>)> = Vec::new();
-        for id in dirty {
-            if let Some((rulesets, policies)) = self.rebuild_profile(id) {
-                let profile = &self.profiles[id];
-                let mut nodes: Vec<Arc<str>> = profile.nodes.keys().cloned().collect();
-                nodes.sort_unstable();
-                for node in nodes {
-                    let draft = drafts.entry(node.clone()).or_default();
-                    self.hold_profile(&node, id, draft);
-                    let_go.push((node, rulesets.clone(), policies.clone()));
-                }
-                released.extend(rulesets);
+        let mut replaced: Vec<(Vec<u32>, Rulesets)> = Vec::new();
+        for id in self.profiles.take_dirty() {
+            if let Some(rulesets) = self.rebuild_profile(id) {
+                let nodes: Vec<u32> = self.profiles.all[id as usize].nodes.keys().collect();
+                nodes.iter().for_each(|node| self.hold_rulesets(*node, id, &mut batch));
+                replaced.push((nodes, rulesets));
             }
         }
-
-        let mut pods: Vec<ObjectKey> =
-            std::mem::take(&mut self.population.journal.pods).into_iter().collect();
-        pods.sort_unstable();
         let mut left = Vec::new();
-        for key in pods {
-            self.place_pod(key, &mut drafts, &mut left);
+        for pod in self.population.take_pods() {
+            self.place_pod(pod, &mut left, &mut batch);
         }
-
-        let mut policies: Vec<ObjectKey> = std::mem::take(&mut self.dirty_policies).into_iter().collect();
-        policies.sort_unstable();
-        for key in policies {
-            if !self.policies.contains_key(&key) { continue };
-            for (node, state) in &self.nodes {
-                if state.policies.contains_key(&key) {
-                    let draft = drafts.entry(node.clone()).or_default();
-                    if !draft.fresh_policies.contains(&key) {
-                        draft.policies.push(self.policy_change(&key));
-                    }
-                }
-            }
-        }
-
-        self.member_changes(&mut drafts);
+        self.tell_policies(left_policies, &mut batch);
+        self.tell_members(&mut batch);
 
         for (node, profile) in left {
-            let draft = drafts.entry(node.clone()).or_default();
-            if self.leave_profile(&node, profile) {
-                draft.gone_profiles.push(Change::ProfileGone(self.profiles[profile].id));
-                let (rulesets, policies) = self.held_by(profile);
-                self.let_go(&node, &rulesets, &policies, draft);
+            if self.profiles.all[profile as usize].nodes.take_one(node) {
+                self.let_go_profile(node, profile, &mut batch);
             }
         }
-        for (node, rulesets, policies) in let_go {
-            let draft = drafts.entry(node.clone()).or_default();
-            self.let_go(&node, &rulesets, &policies, draft);
+        let mut released: Vec<Vertex> = Vec::new();
+        for (nodes, rulesets) in replaced {
+            for node in nodes {
+                rulesets.iter().for_each(|ruleset| self.let_go_vertex(node, *ruleset, &mut batch));
+            }
+            released.extend(rulesets);
         }
-        for profile in unused {
-            released.extend(self.forget_profile(profile));
-        }
+        unused.into_iter().for_each(|profile| released.extend(self.forget_profile(profile)));
         let mut dead = Vec::new();
-        for vertex in released {
-            self.graph.release(vertex, &mut dead);
-        }
+        released.into_iter().for_each(|vertex| self.graph.release(vertex, &mut dead));
         self.peer_sets.bury(dead, &mut self.population);
-        self.nodes.retain(|_, n| !n.pods.is_empty());
+        self.finish(batch)
+    }
 
-        let mut table = Vec::new();
-        let mut places = Vec::new();
-        for (node, draft) in drafts {
-            let start = table.len() as u32;
-            table.extend(draft.finish());
-            let end = table.len() as u32;
-            if start < end {
-                places.push((node, start..end));
-            }
+    fn finish(&mut self, mut batch: Batch) -> Vec<SliceDelta> {
+        batch.nodes.sort_unstable();
+        let mut told = Vec::with_capacity(batch.nodes.len());
+        for node in batch.nodes {
+            let name = self.population.nodes.name(node).clone();
+            told.extend(self.take_told(node).map(|changes| (name, changes)));
         }
-        let table = Arc::new(table);
-        let delta = |(node, place)| SliceDelta { node, changes: Changes::new(table.clone(), vec![place]) };
-        places.into_iter().map(delta).collect()
+        for node in std::mem::take(&mut self.left_nodes) {
+            self.population.nodes.release(node);
+        }
+        batch.table.finish(told)
     }
 
     /// Puts a pod where it belongs now: `left` are the profiles that it no longer has somewhere.
-    fn place_pod(
-        &mut self,
-        key: ObjectKey,
-        drafts: &mut BTreeMap<Arc<str>, Draft>,
-        left: &mut Vec<(Arc<str>, usize)>,
-    ) {
-        let now = self.population.pod_state(&key).and_then(|pod| {
-            let node = pod.node.clone()?;
-            let in_scope = match &self.scope {
-                Scope::AllNodes => true,
-                Scope::Node(name) => **name == *node,
-            };
-            if !in_scope || pod.owned.is_empty() {
-                return None;
+    fn place_pod(&mut self, pod: u32, left: &mut Vec<(u32, u32)>, batch: &mut Batch) {
+        let state = self.population.pod_state_mut(pod);
+        let before = state.placed.take();
+        let living = state.class.is_some();
+        let now = self.place_of(pod);
+        if let Some(before) = &before
+            && now.as_ref().is_none_or(|now| now.node != before.node)
+        {
+            let gone = batch.table.push(Change::PodGone(self.population.pod_state(pod).key.clone()));
+            self.tell(before.node, Phase::PodsGone, gone, batch);
+            self.node(before.node, batch).pods.remove(pod);
+            self.left_nodes.push(before.node);
+        }
+        if let Some(now) = &now {
+            let stays = before.as_ref().is_some_and(|before| before.node == now.node);
+            if !stays {
+                self.node(now.node, batch).pods.insert(pod);
+                self.population.nodes.retain(now.node);
             }
-            let profile = self.profile_of_class[&pod.class];
-            let class = self.population.class_state(pod.class)?;
-            let state = SlicePod {
-                addresses: pod.owned.to_vec(),
-                profile: self.profiles[profile].id,
-                ports: class.ports().clone(),
-            };
-            Some((node, state, profile))
-        });
-        let before = self.placed.get(&key).cloned();
-        if let Some((node, state, profile)) = now {
-            if before.as_ref() != Some(&node) {
-                self.placed.insert(key.clone(), node.clone());
-            }
-            let old = self
-                .nodes
-                .entry(node.clone())
-                .or_default()
-                .pods
-                .insert(key.clone(), (state.clone(), profile));
-            let draft = drafts.entry(node.clone()).or_default();
-            if old.as_ref().is_none_or(|(_, p)| *p != profile) {
-                let count = self.profiles[profile].nodes.entry(node.clone()).or_insert(0);
+            if !stays || before.as_ref().is_some_and(|before| before.profile != now.profile) {
+                let nodes = &mut self.profiles.all[now.profile as usize].nodes;
+                let (count, first) = nodes.get_or_default(now.node);
                 *count += 1;
-                if *count == 1 {
-                    self.hold_profile(&node, profile, draft);
+                if first {
+                    self.hold_profile(now.node, now.profile, batch);
                 }
             }
-            if old.as_ref().is_none_or(|(s, _)| *s != state) {
-                draft.pods.push(Change::Pod(key.clone(), state));
-            }
-            if let Some((_, old)) = old.filter(|(_, p)| *p != profile) {
-                left.push((node.clone(), old));
-            }
-            if before.as_ref() == Some(&node) {
-                return;
-            }
-        } else {
-            self.placed.remove(&key);
         }
-        if let Some(node) = before {
-            let state = self.nodes.get_mut(&node).expect("pods are placed on nodes that are there");
-            let (_, profile) = state.pods.remove(&key).expect("it was placed there");
-            left.push((node.clone(), profile));
-            drafts.entry(node).or_default().gone_pods.push(Change::PodGone(key));
+        if let Some(before) = &before
+            && now.as_ref().is_none_or(|now| (now.node, now.profile) != (before.node, before.profile))
+        {
+            left.push((before.node, before.profile));
+        }
+        if let Some(now) = &now
+            && before.as_ref() != Some(now)
+        {
+            let changes = batch.table.push(self.pod_change(pod, now));
+            self.tell(now.node, Phase::Pods, changes, batch);
+        }
+        self.population.pod_state_mut(pod).placed = now;
+        if !living {
+            self.population.forget_pod(pod);
         }
     }
 
-    /// Puts a profile, and all that it reaches, into a node's slice.
-    fn hold_profile(&mut self, node: &Arc<str>, id: usize, draft: &mut Draft) {
-        for key in self.profiles[id].policies.clone() {
-            let state = self.nodes.entry(node.clone()).or_default();
-            let count = state.policies.entry(key.clone()).or_insert(0);
-            *count += 1;
-            if *count == 1 {
-                draft.fresh_policies.insert(key.clone());
-                draft.policies.push(self.policy_change(&key));
-            }
+    /// Where a pod belongs: with an address that is its own, on a node that is ours to serve.
+    fn place_of(&self, pod: u32) -> Option<Placed> {
+        let state = self.population.pod_state(pod);
+        let (class, node) = (state.class?, state.node?);
+        let in_scope = match &self.scope {
+            Scope::AllNodes => true,
+            Scope::Node(name) => **name == **self.population.nodes.name(node),
+        };
+        if !in_scope || state.owned.is_empty() {
+            return None;
         }
-        let profile = &self.profiles[id];
-        for ruleset in profile.rulesets.clone() {
-            self.hold_vertex(node, ruleset, draft);
-        }
-        let profile = &self.profiles[id];
-        draft.profiles.push(Change::Profile(profile.id, profile.content.clone()));
+        let profile = self.population.class_state(class).profile.expect("classes have profiles by now");
+        Some(Placed { node, profile, addresses: state.owned.clone() })
     }
 
-    /// Post-order: what a vertex refers to comes before it.
-    fn hold_vertex(&mut self, node: &Arc<str>, vertex: Vertex, draft: &mut Draft) {
-        let count = self.nodes.get_mut(node).expect("it is there").vertices.entry(vertex).or_insert(0);
-        *count += 1;
-        if *count > 1 {
-            return;
-        }
-        let children: Vec<Vertex> = self.graph.children(vertex).collect();
-        for child in children {
-            self.hold_vertex(node, child, draft);
-        }
-        if let Some(selection) = self.peer_sets.selection(vertex) {
-            self.population.set_held(selection, vertex, true);
-            self.peer_sets.hold(vertex, node, true);
-            draft.fresh.insert(vertex);
-        }
-        draft.graph.push(self.describe(vertex));
-    }
-
-    fn let_go(&mut self, node: &Arc<str>, rulesets: &[Vertex], policies: &[ObjectKey], draft: &mut Draft) {
-        for vertex in rulesets {
-            self.let_go_vertex(node, *vertex, draft);
-        }
-        let state = self.nodes.get_mut(node).expect("it is there");
-        for key in policies {
-            let count = state.policies.get_mut(key).expect("counted");
-            *count -= 1;
-            if *count == 0 {
-                state.policies.remove(key);
-                draft.gone_policies.push(Change::PolicyGone(key.clone()));
-            }
-        }
-    }
-
-    fn let_go_vertex(&mut self, node: &Arc<str>, vertex: Vertex, draft: &mut Draft) {
-        let state = self.nodes.get_mut(node).expect("it is there");
-        let count = state.vertices.get_mut(&vertex).expect("counted");
-        *count -= 1;
-        if *count > 0 {
-            return;
-        }
-        state.vertices.remove(&vertex);
-        let id = self.graph.id(vertex);
-        draft.gone_graph.push(match self.graph.content(vertex) {
-            Content::PeerSet(_) => Change::PeerSetGone(PeerSetId(id)),
-            Content::PortSet(_) => Change::PortSetGone(PortSetId(id)),
-            Content::Rule { .. } => Change::RuleGone(RuleId(id)),
-            Content::Ruleset { .. } => Change::RulesetGone(RulesetId(id)),
+    /// The policies that left their subjects, before nodes get and lose any.
+    fn left_policies(&mut self) -> Vec<Left> {
+        let left = std::mem::take(&mut self.policies.left);
+        let of = left.into_iter().filter_map(|(selection, key)| {
+            let nodes: Vec<u32> = self.subjects.get(&selection)?.nodes.iter().collect();
+            (!nodes.is_empty()).then_some(Left { key, nodes })
         });
-        if let Some(selection) = self.peer_sets.selection(vertex) {
-            self.population.set_held(selection, vertex, false);
-            self.peer_sets.hold(vertex, node, false);
+        of.collect()
+    }
+
+    /// Policies that went, came or changed: to the nodes that had, or have, their subjects. Nodes that are about
+    /// to lose a subject are told, too: they are told that all of its policies are gone then.
+    fn tell_policies(&mut self, left: Vec<Left>, batch: &mut Batch) {
+        for Left { key, mut nodes } in left {
+            if let Some(id) = self.policies.find(&key) {
+                // it has another subject now, which some may have as well
+                let subject = &self.subjects[&self.policies.all[id as usize].selection];
+                nodes.retain(|node| !subject.nodes.contains(*node));
+            }
+            if !nodes.is_empty() {
+                let gone = batch.table.push(Change::PolicyGone(key));
+                nodes.into_iter().for_each(|n| self.tell(n, Phase::PoliciesGone, gone.clone(), batch));
+            }
         }
-        let children: Vec<Vertex> = self.graph.children(vertex).collect();
-        for child in children {
-            self.let_go_vertex(node, child, draft);
+        for id in self.policies.take_changed() {
+            let selection = self.policies.all[id as usize].selection;
+            let holders = self.subjects[&selection].nodes.iter();
+            let nodes: Vec<u32> = holders.filter(|n| self.has_had_subject(*n, selection, batch)).collect();
+            if !nodes.is_empty() {
+                let new = batch.table.push(self.policy_change(id));
+                nodes.into_iter().for_each(|n| self.tell(n, Phase::Policies, new.clone(), batch));
+            }
         }
     }
 
-    /// One pod of the node less has the profile: whether it was the last.
-    fn leave_profile(&mut self, node: &Arc<str>, id: usize) -> bool {
-        let nodes = &mut self.profiles[id].nodes;
-        let count = nodes.get_mut(node).expect("counted");
-        *count -= 1;
-        let last = *count == 0;
-        if last {
-            nodes.remove(node);
-        }
-        last
-    }
-
-    fn held_by(&self, id: usize) -> (Vec<Vertex>, Vec<ObjectKey>) {
-        (self.profiles[id].rulesets.clone(), self.profiles[id].policies.clone())
-    }
-
-    fn member_changes(&mut self, drafts: &mut BTreeMap<Arc<str>, Draft>) {
-        for (vertex, changes) in std::mem::take(&mut self.population.journal.members) {
-            if changes.is_empty() {
+    fn tell_members(&mut self, batch: &mut Batch) {
+        let changed = std::mem::take(&mut self.population.journal.members);
+        let mut changed: Vec<_> = changed.into_iter().filter(|(_, changes)| !changes.is_empty()).collect();
+        changed.sort_unstable_by_key(|(vertex, _)| self.graph.id(*vertex));
+        for (vertex, changes) in changed {
+            let holders = self.peer_sets.holders(vertex);
+            let nodes: Vec<u32> = holders.filter(|n| self.has_had_vertex(*n, vertex, batch)).collect();
+            if nodes.is_empty() {
                 continue;
             }
             let of = |wanted: bool| {
@@ -297,64 +195,9 @@ impl Compiler {
                 list.sort_unstable();
                 list
             };
-            let change =
-                Change::Members { id: PeerSetId(self.graph.id(vertex)), added: of(true), removed: of(false) };
-            for node in self.peer_sets.holders(vertex) {
-                let draft = drafts.entry(node.clone()).or_default();
-                if !draft.fresh.contains(&vertex) {
-                    draft.members.push(change.clone());
-                }
-            }
+            let id = PeerSetId(self.graph.id(vertex));
+            let change = batch.table.push(Change::Members { id, added: of(true), removed: of(false) });
+            nodes.into_iter().for_each(|n| self.tell(n, Phase::Members, change.clone(), batch));
         }
-    }
-
-    fn describe(&self, vertex: Vertex) -> Change {
-        let id = self.graph.id(vertex);
-        match self.graph.content(vertex) {
-            Content::PeerSet(set) => {
-                let members = self.peer_sets.selection(vertex).map(|s| self.population.members(s, vertex));
-                Change::PeerSet(PeerSetId(id), set.clone(), members.unwrap_or_default())
-            }
-            Content::PortSet(ports) => Change::PortSet(PortSetId(id), ports.clone()),
-            Content::Rule { .. } => {
-                Change::Rule(RuleId(id), self.graph.as_rule(vertex).expect("it is a rule with ports"))
-            }
-            Content::Ruleset { .. } => {
-                Change::Ruleset(RulesetId(id), self.graph.as_ruleset(vertex).expect("it is a ruleset"))
-            }
-        }
-    }
-
-    pub(crate) fn walk(&self, vertex: Vertex, seen: &mut HashSet<Vertex>, out: &mut Vec<Change>) {
-        if seen.insert(vertex) {
-            for child in self.graph.children(vertex) {
-                self.walk(child, seen, out);
-            }
-            out.push(self.describe(vertex));
-        }
-    }
-}
-
-impl Draft {
-    /// The changes in an order in which each finds what it refers to.
-    pub(crate) fn finish(mut self) -> Vec<Change> {
-        let by_id = |change: &Change| match change {
-            Change::Members { id, .. } => *id,
-            _ => PeerSetId([0; 16]),
-        };
-        self.members.sort_unstable_by_key(by_id);
-        // a profile may have come for a pod and then changed, or the other way round: the last holds
-        let parts = [
-            self.graph,
-            self.policies,
-            self.profiles,
-            self.pods,
-            self.members,
-            self.gone_pods,
-            self.gone_profiles,
-            self.gone_policies,
-            self.gone_graph,
-        ];
-        parts.into_iter().flatten().collect()
     }
 }

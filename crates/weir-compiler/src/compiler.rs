@@ -1,19 +1,19 @@
 //! Events in, changes of slices out.
 
-use std::sync::Arc;
-
 use hashbrown::{HashMap, HashSet};
-use slab::Slab;
 
-use crate::commit::{Draft, NodeState};
-use crate::graph::Graph;
-use crate::lower::{Lowered, PeerSets};
+use crate::deltas::{Phase, Table, Told};
+use crate::graph::{Graph, Vertex};
+use crate::lower::PeerSets;
+use crate::nodes::NodeState;
 use crate::object::{Event, ObjectKey};
-use crate::policy::{NAMESPACE_NAME_LABEL, Problem, ReadPolicy};
-use crate::population::Population;
-use crate::profiles::ProfileState;
-use crate::selector::Selector;
-use crate::slice::{Change, Changes, NodeSlice, ProfileId, SliceDelta, SlicePolicy, SubjectId};
+use crate::policies::Policies;
+use crate::policy::{Problem, ReadPolicy};
+use crate::population::{Placed, Population};
+use crate::profiles::Profiles;
+use crate::slice::{Change, Changes, NodeSlice, SliceDelta, SlicePod};
+use crate::small::{PlaceSet, Places};
+use crate::subjects::Subject;
 
 /// For which nodes slices are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,27 +41,17 @@ pub struct Compiler {
     pub(crate) population: Population,
     pub(crate) graph: Graph,
     pub(crate) peer_sets: PeerSets,
-    pub(crate) policies: HashMap<ObjectKey, PolicyState>,
+    pub(crate) policies: Policies,
     /// Policies whose object is gone, but not yet the pods of their namespace (N79).
-    pub(crate) orphans: HashMap<String, HashSet<ObjectKey>>,
-    /// The policies of a selection, as its subject.
-    pub(crate) policies_of: HashMap<usize, HashSet<ObjectKey>>,
-    pub(crate) profiles: Slab<ProfileState>,
-    pub(crate) profile_ids: HashMap<ProfileId, usize>,
-    pub(crate) profile_of_class: HashMap<usize, usize>,
-    pub(crate) profiles_of: HashMap<usize, HashSet<usize>>,
-    pub(crate) nodes: HashMap<Arc<str>, NodeState>,
-    /// Where each pod is in a slice at present.
-    pub(crate) placed: HashMap<ObjectKey, Arc<str>>,
-    pub(crate) dirty_profiles: HashSet<usize>,
-    pub(crate) dirty_policies: HashSet<ObjectKey>,
-}
-
-#[derive(Debug)]
-pub(crate) struct PolicyState {
-    pub(crate) read: ReadPolicy,
-    selection: usize,
-    pub(crate) lowered: Lowered,
+    orphans: HashMap<String, HashSet<ObjectKey>>,
+    /// By the number of their selection.
+    pub(crate) subjects: Places<u32, Subject>,
+    pub(crate) profiles: Profiles,
+    pub(crate) nodes: Places<u32, NodeState>,
+    /// Nodes that pods left in this batch: their names are needed until its end.
+    pub(crate) left_nodes: Vec<u32>,
+    /// How many batches there have been.
+    pub(crate) batches: u64,
 }
 
 impl Compiler {
@@ -72,58 +62,83 @@ impl Compiler {
             population: Population::default(),
             graph: Graph::default(),
             peer_sets: PeerSets::default(),
-            policies: HashMap::new(),
+            policies: Policies::default(),
             orphans: HashMap::new(),
-            policies_of: HashMap::new(),
-            profiles: Slab::new(),
-            profile_ids: HashMap::new(),
-            profile_of_class: HashMap::new(),
-            profiles_of: HashMap::new(),
-            nodes: HashMap::new(),
-            placed: HashMap::new(),
-            dirty_profiles: HashSet::new(),
-            dirty_policies: HashSet::new(),
+            subjects: Places::default(),
+            profiles: Profiles::default(),
+            nodes: Places::default(),
+            left_nodes: Vec::new(),
+            batches: 0,
         }
     }
 
     /// Takes events, in order, and tells what they changed altogether.
     pub fn apply(&mut self, events: impl IntoIterator<Item = Event>) -> Deltas {
-        let mut touched = HashSet::new();
         for event in events {
-            self.event(event, &mut touched);
+            self.event(event);
         }
-        let mut touched: Vec<ObjectKey> = touched.into_iter().collect();
-        touched.sort_unstable();
-        let problems = |key: &ObjectKey| self.policies.get(key).map(|p| p.read.problems.clone());
-        let policies = touched.iter().map(|key| (key.clone(), problems(key))).collect();
+        let policies = self.policies.take_touched();
         Deltas { slices: self.commit(), policies }
     }
 
     /// The whole slice of a node, as changes of an empty one.
     pub fn snapshot(&self, node: &str) -> SliceDelta {
-        let mut draft = Draft::default();
-        if let Some((name, state)) = self.nodes.get_key_value(node) {
-            for key in state.policies.keys() {
-                draft.policies.push(self.policy_change(key));
-            }
-            let mut seen = HashSet::new();
-            for (_, profile) in self.profiles.iter().filter(|(_, p)| p.nodes.contains_key(name)) {
-                for ruleset in &profile.rulesets {
-                    self.walk(*ruleset, &mut seen, &mut draft.graph);
-                }
-                draft.profiles.push(Change::Profile(profile.id, profile.content.clone()));
-            }
-            draft.pods = state.pods.iter().map(|(k, (p, _))| Change::Pod(k.clone(), p.clone())).collect();
-        }
-        let changes = draft.finish();
-        let all = 0..u32::try_from(changes.len()).expect("changes are counted in 32 bits");
-        SliceDelta { node: node.into(), changes: Changes::new(Arc::new(changes), vec![all]) }
+        let empty = || SliceDelta { node: node.into(), changes: Changes::default() };
+        self.snapshots([node]).pop().unwrap_or_else(empty)
     }
 
-    pub(crate) fn policy_change(&self, key: &ObjectKey) -> Change {
-        let policy = &self.policies[key];
-        let subject = SubjectId(self.population.selection(policy.selection).id.0);
-        Change::Policy(key.clone(), SlicePolicy { subject, clauses: policy.read.clauses.clone() })
+    /// The whole slices of these nodes, without those that are empty: what they have in common is there once.
+    pub fn snapshots<'n>(&self, nodes: impl IntoIterator<Item = &'n str>) -> Vec<SliceDelta> {
+        let mut table = Table::default();
+        let all = nodes.into_iter().filter_map(|name| {
+            let node = self.population.nodes.find(name)?;
+            let told = self.tell_all(self.nodes.get(&node)?, &mut table);
+            Some((self.population.nodes.name(node).clone(), told))
+        });
+        let all: Vec<_> = all.collect();
+        table.finish(all)
+    }
+
+    fn tell_all(&self, node: &NodeState, table: &mut Table) -> Told {
+        let mut told = Told::default();
+        let (mut profiles, mut subjects) = (PlaceSet::default(), PlaceSet::default());
+        let mut vertices = HashSet::new();
+        for pod in node.pods.iter() {
+            let placed = self.population.pod_state(pod).placed.as_ref().expect("it is on this node");
+            told.add(Phase::Pods, table.push(self.pod_change(pod, placed)));
+            if !profiles.insert(placed.profile) {
+                continue;
+            }
+            told.add(Phase::Profiles, self.about_profile(placed.profile, table));
+            let profile = &self.profiles.all[placed.profile as usize];
+            for subject in profile.selections.iter().filter(|s| subjects.insert(**s)) {
+                told.add(Phase::Policies, self.about_policies(*subject, table));
+            }
+            for ruleset in &profile.rulesets {
+                self.tell_vertex(*ruleset, &mut vertices, &mut told, table);
+            }
+        }
+        told
+    }
+
+    fn tell_vertex(&self, vertex: Vertex, seen: &mut HashSet<Vertex>, told: &mut Told, table: &mut Table) {
+        if seen.insert(vertex) {
+            for child in self.graph.children(vertex) {
+                self.tell_vertex(child, seen, told, table);
+            }
+            told.add(Phase::Graph, self.about_vertex(vertex, table));
+        }
+    }
+
+    /// A pod as slices have it.
+    pub(crate) fn pod_change(&self, pod: u32, placed: &Placed) -> Change {
+        let profile = &self.profiles.all[placed.profile as usize];
+        let state = SlicePod {
+            addresses: placed.addresses.to_vec(),
+            profile: profile.id,
+            ports: profile.ports.clone(),
+        };
+        Change::Pod(self.population.pod_state(pod).key.clone(), state)
     }
 
     /// The slice of a node.
@@ -135,8 +150,9 @@ impl Compiler {
 
     /// The policies that cannot be enforced as they are, sorted.
     pub fn problems(&self) -> Vec<(&ObjectKey, &[Problem])> {
-        let with = self.policies.iter().filter(|(_, p)| !p.read.problems.is_empty());
-        let mut all: Vec<_> = with.map(|(key, p)| (key, p.read.problems.as_slice())).collect();
+        let reads = self.policies.all.iter().map(|(_, policy)| &policy.read);
+        let with = reads.filter(|read| !read.problems.is_empty());
+        let mut all: Vec<_> = with.map(|read| (&read.key, read.problems.as_slice())).collect();
         all.sort_unstable_by_key(|(key, _)| *key);
         all
     }
@@ -145,104 +161,58 @@ impl Compiler {
     pub fn counts(&self) -> Counts {
         Counts {
             pods: self.population.pod_count(),
-            policies: self.policies.len(),
+            policies: self.policies.all.len(),
             vertices: self.graph.len(),
-            profiles: self.profiles.len(),
+            profiles: self.profiles.all.len(),
         }
     }
 
-    fn event(&mut self, event: Event, touched: &mut HashSet<ObjectKey>) {
+    fn event(&mut self, event: Event) {
         match event {
             Event::Namespace(ns) => {
-                self.population.namespace(&ns);
-                self.drop_orphans(&ns.name, touched);
+                let name = ns.name.clone();
+                self.population.namespace(ns);
+                self.drop_orphans(&name);
             }
             Event::NamespaceGone(name) => {
                 self.population.namespace_gone(&name);
-                self.drop_orphans(&name, touched);
+                self.drop_orphans(&name);
             }
             Event::Pod(pod) => {
-                self.population.pod(&pod);
-                self.drop_orphans(&pod.key.namespace, touched);
+                // a pod may be the last one, too: it may have finished
+                let namespace = (!self.orphans.is_empty()).then(|| pod.key.namespace.clone());
+                self.population.pod(pod);
+                namespace.into_iter().for_each(|namespace| self.drop_orphans(&namespace));
             }
             Event::PodGone(key) => {
                 self.population.pod_gone(&key);
-                self.drop_orphans(&key.namespace, touched);
+                self.drop_orphans(&key.namespace);
             }
             Event::Policy(policy) => {
                 let read = ReadPolicy::read(&policy);
-                touched.insert(read.key.clone());
                 if let Some(orphans) = self.orphans.get_mut(&read.key.namespace) {
                     orphans.remove(&read.key);
                 }
                 self.set_policy(read);
             }
             Event::PolicyGone(key) => {
-                if self.population.is_draining(&key.namespace) {
-                    if self.policies.contains_key(&key) {
-                        self.orphans.entry(key.namespace.clone()).or_default().insert(key);
-                    }
-                } else {
-                    touched.insert(key.clone());
+                if !self.population.is_draining(&key.namespace) {
                     self.remove_policy(&key);
+                } else if self.policies.find(&key).is_some() {
+                    self.orphans.entry(key.namespace.clone()).or_default().insert(key);
                 }
             }
         }
     }
 
     /// N79: while a namespace goes, its policies outlive their objects until its pods are gone.
-    fn drop_orphans(&mut self, namespace: &str, touched: &mut HashSet<ObjectKey>) {
+    fn drop_orphans(&mut self, namespace: &str) {
         if !self.orphans.contains_key(namespace) || self.population.is_draining(namespace) {
             return;
         }
         for key in self.orphans.remove(namespace).into_iter().flatten() {
             self.remove_policy(&key);
-            touched.insert(key);
         }
-    }
-
-    fn set_policy(&mut self, read: ReadPolicy) {
-        if self.policies.get(&read.key).is_some_and(|p| p.read == read) {
-            return;
-        }
-        let key = read.key.clone();
-        // what is new takes its references before what is old gives them back
-        let namespace = Selector::label(NAMESPACE_NAME_LABEL, &key.namespace);
-        let selection = self.population.retain(&namespace, &read.subject);
-        let lowered = Lowered::new(&read.clauses, &mut self.graph, &mut self.population, &mut self.peer_sets);
-        self.policies_of.entry(selection).or_default().insert(key.clone());
-        self.population.set_subject(selection, true);
-        self.mark_profiles(selection);
-        self.dirty_policies.insert(key.clone());
-        if let Some(old) = self.policies.insert(key.clone(), PolicyState { read, selection, lowered }) {
-            self.retire(&key, old, selection);
-        }
-    }
-
-    fn remove_policy(&mut self, key: &ObjectKey) {
-        if let Some(old) = self.policies.remove(key) {
-            self.retire(key, old, usize::MAX);
-        }
-    }
-
-    fn retire(&mut self, key: &ObjectKey, old: PolicyState, new_selection: usize) {
-        if old.selection != new_selection
-            && let Some(of) = self.policies_of.get_mut(&old.selection)
-        {
-            of.remove(key);
-            if of.is_empty() {
-                self.policies_of.remove(&old.selection);
-            }
-        }
-        self.population.set_subject(old.selection, false);
-        self.mark_profiles(old.selection);
-        self.population.release(old.selection);
-        let dead = old.lowered.release(&mut self.graph);
-        self.peer_sets.bury(dead, &mut self.population);
-    }
-
-    fn mark_profiles(&mut self, selection: usize) {
-        self.dirty_profiles.extend(self.profiles_of.get(&selection).into_iter().flatten());
     }
 }
 

@@ -193,7 +193,7 @@ mod tests {
             let mut spec =
                 PolicySpec { policy_types: vec!["Ingress".into(), "Egress".into()], ..PolicySpec::default() };
             spec.pod_selector.match_labels = [("isolated".to_owned(), "true".to_owned())].into();
-            pods[4].labels.clear();
+            pods[4].labels = crate::object::Labels::new();
             let mut compiler = Compiler::new(Scope::AllNodes);
             compiler.apply(pods.iter().cloned().map(Event::Pod));
             compiler.apply([Event::Policy(Policy { namespace: "x".into(), name: "deny".into(), spec })]);

@@ -8,18 +8,15 @@
 //! A vertex lives as long as something refers to it: an edge from above, a policy, a profile, or
 //! a node's slice. Who interns a vertex holds a reference to it and must give it back.
 
-use blake3::Hasher;
 use hashbrown::HashMap;
 use petgraph::Direction::Outgoing;
-use petgraph::stable_graph::{NodeIndex, StableDiGraph};
+use petgraph::stable_graph::{NodeIndex, StableDiGraph, WalkNeighbors};
 use petgraph::visit::EdgeRef;
 
-use crate::cidr::CidrSet;
-use crate::object::Protocol;
+use crate::identity::{Hash, port_set_id};
 use crate::ports::PortSet;
-use crate::selector::{Requirement, Selector};
 use crate::slice::{
-    Action, Direction, Entry, PeerSet, PeerSetId, PortSetId, ProfileId, Rule, RuleId, Ruleset, RulesetId,
+    Action, Direction, Entry, PeerSet, PeerSetId, PortSetId, Rule, RuleId, Ruleset, RulesetId,
 };
 
 /// A vertex.
@@ -43,7 +40,7 @@ enum Edge {
 #[derive(Debug)]
 struct Interned {
     id: [u8; 16],
-    refs: usize,
+    refs: u32,
     content: Content,
 }
 
@@ -55,9 +52,9 @@ pub(crate) struct Graph {
 }
 
 impl Graph {
-    /// A peer set, and whether it is new.
-    pub(crate) fn peer_set(&mut self, set: PeerSet) -> (Vertex, bool) {
-        self.intern(peer_set_id(&set).0, || Content::PeerSet(set))
+    /// A peer set, whose identity is known, and whether it is new.
+    pub(crate) fn peer_set(&mut self, id: PeerSetId, set: impl FnOnce() -> PeerSet) -> (Vertex, bool) {
+        self.intern(id.0, || Content::PeerSet(set()))
     }
 
     /// A port set.
@@ -140,7 +137,7 @@ impl Graph {
 
     /// Gives a reference back; vertices that nothing refers to any more go. Peer sets that went
     /// are pushed to `dead`.
-    pub(crate) fn release(&mut self, vertex: Vertex, dead: &mut Vec<(Vertex, PeerSet)>) {
+    pub(crate) fn release(&mut self, vertex: Vertex, dead: &mut Vec<Vertex>) {
         let mut stack = vec![vertex];
         while let Some(vertex) = stack.pop() {
             self.vertices[vertex].refs -= 1;
@@ -150,8 +147,8 @@ impl Graph {
             stack.extend(self.vertices.neighbors_directed(vertex, Outgoing));
             let gone = self.vertices.remove_node(vertex).expect("it was there a line ago");
             self.by_id.remove(&gone.id);
-            if let Content::PeerSet(set) = gone.content {
-                dead.push((vertex, set));
+            if matches!(gone.content, Content::PeerSet(_)) {
+                dead.push(vertex);
             }
         }
     }
@@ -167,6 +164,16 @@ impl Graph {
     /// What the vertex refers to, in the order of its edges.
     pub(crate) fn children(&self, vertex: Vertex) -> impl Iterator<Item = Vertex> {
         self.vertices.neighbors_directed(vertex, Outgoing)
+    }
+
+    /// The same, one by one, while something else is done with the graph.
+    pub(crate) fn walk_children(&self, vertex: Vertex) -> WalkNeighbors<u32> {
+        self.vertices.neighbors_directed(vertex, Outgoing).detach()
+    }
+
+    /// See [`walk_children`](Graph::walk_children).
+    pub(crate) fn next_child(&self, children: &mut WalkNeighbors<u32>) -> Option<Vertex> {
+        children.next_node(&self.vertices)
     }
 
     /// A rule as slices have it.
@@ -204,129 +211,6 @@ impl Graph {
     pub(crate) fn len(&self) -> usize {
         self.vertices.node_count()
     }
-}
-
-/// A hash over values with their lengths, so that no two lists of values read alike.
-struct Hash(Hasher);
-
-impl Hash {
-    fn new(kind: &[u8]) -> Self {
-        let mut hash = Hash(Hasher::new());
-        hash.bytes(kind);
-        hash
-    }
-
-    fn number(&mut self, n: u64) {
-        self.0.update(&n.to_le_bytes());
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.number(bytes.len() as u64);
-        self.0.update(bytes);
-    }
-
-    fn selector(&mut self, selector: &Selector) {
-        self.number(selector.requirements().count() as u64);
-        for requirement in selector.requirements() {
-            let (kind, key, values) = match requirement {
-                Requirement::In(key, values) => (0, key, Some(values)),
-                Requirement::NotIn(key, values) => (1, key, Some(values)),
-                Requirement::Exists(key) => (2, key, None),
-                Requirement::DoesNotExist(key) => (3, key, None),
-            };
-            self.number(kind);
-            self.bytes(key.as_bytes());
-            self.number(values.map_or(0, |v| v.len() as u64));
-            values.into_iter().flatten().for_each(|v| self.bytes(v.as_bytes()));
-        }
-    }
-
-    fn cidrs(&mut self, set: &CidrSet) {
-        self.number(set.v4.ranges().len() as u64);
-        for (first, last) in set.v4.ranges() {
-            self.0.update(&first.to_le_bytes());
-            self.0.update(&last.to_le_bytes());
-        }
-        self.number(set.v6.ranges().len() as u64);
-        for (first, last) in set.v6.ranges() {
-            self.0.update(&first.to_le_bytes());
-            self.0.update(&last.to_le_bytes());
-        }
-    }
-
-    fn finish(self) -> [u8; 16] {
-        let mut id = [0; 16];
-        id.copy_from_slice(&self.0.finalize().as_bytes()[..16]);
-        id
-    }
-}
-
-/// The identity of a peer set.
-pub fn peer_set_id(set: &PeerSet) -> PeerSetId {
-    let mut hash = Hash::new(b"peer set");
-    match set {
-        PeerSet::Pods { namespaces, pods } => {
-            hash.number(0);
-            hash.selector(namespaces);
-            hash.selector(pods);
-        }
-        PeerSet::Cidrs(set) => {
-            hash.number(1);
-            hash.cidrs(set);
-        }
-        PeerSet::Endpoints { namespaces, pods, within, name, protocol } => {
-            hash.number(2);
-            hash.selector(namespaces);
-            hash.selector(pods);
-            hash.number(within.is_some().into());
-            if let Some(within) = within {
-                hash.cidrs(within);
-            }
-            hash.bytes(name.as_bytes());
-            hash.number(*protocol as u64);
-        }
-    }
-    PeerSetId(hash.finish())
-}
-
-/// The identity of what several peer sets are together; they come sorted, each once.
-pub fn union_id(parts: &[PeerSetId]) -> PeerSetId {
-    let mut hash = Hash::new(b"union");
-    parts.iter().for_each(|part| hash.bytes(&part.0));
-    PeerSetId(hash.finish())
-}
-
-/// The identity of a port set.
-pub fn port_set_id(ports: &PortSet) -> PortSetId {
-    let mut hash = Hash::new(b"port set");
-    match ports {
-        PortSet::Any => hash.number(0),
-        PortSet::Ports(sets) => {
-            hash.number(1);
-            for set in sets {
-                hash.number(set.ranges().len() as u64);
-                for (first, last) in set.ranges() {
-                    hash.number(u64::from(*first) << 16 | u64::from(*last));
-                }
-            }
-        }
-    }
-    PortSetId(hash.finish())
-}
-
-/// The identity of a profile: the selections that have policies, and the pods' named ports.
-pub(crate) fn profile_id<'a>(
-    selections: impl IntoIterator<Item = &'a PeerSetId>,
-    ports: impl IntoIterator<Item = (&'a str, Protocol, u16)>,
-) -> ProfileId {
-    let mut hash = Hash::new(b"profile");
-    selections.into_iter().for_each(|s| hash.bytes(&s.0));
-    hash.bytes(b"ports");
-    for (name, protocol, port) in ports {
-        hash.bytes(name.as_bytes());
-        hash.number((protocol as u64) << 16 | u64::from(port));
-    }
-    ProfileId(hash.finish())
 }
 
 /// The identity of a ruleset vertex.

@@ -19,18 +19,26 @@
 pub mod cidr;
 mod commit;
 mod compiler;
+mod deltas;
 pub mod flow;
 mod graph;
+mod identity;
+pub mod labels;
 mod lower;
+mod nodes;
 pub mod object;
+mod policies;
 pub mod policy;
 mod population;
 pub mod ports;
 mod profiles;
 pub mod ranges;
 pub mod selector;
+mod selector_index;
 pub mod slice;
+mod small;
+mod subjects;
 pub mod verdict;
 
 pub use compiler::{Compiler, Counts, Deltas, Scope};
-pub use graph::{peer_set_id, port_set_id, union_id};
+pub use identity::{peer_set_id, port_set_id, union_id};

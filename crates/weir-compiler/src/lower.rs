@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use hashbrown::{HashMap, HashSet};
-
 use crate::cidr::CidrSet;
 use crate::graph::{Graph, Vertex};
+use crate::identity::peer_set_id;
 use crate::object::Protocol;
 use crate::policy::{PeerClause, PolicyClauses, PortClause, RuleClause};
 use crate::population::Population;
 use crate::ports::PortSet;
 use crate::selector::Selector;
-use crate::slice::{Action, Direction, PeerSet};
+use crate::slice::{Action, Direction, PeerSet, PeerSetId};
+use crate::small::{PlaceSet, Places, place};
 
 /// A policy's rules in the graph. Holds references to vertices; [`Lowered::release`] gives them back.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Lowered {
     }
 
     /// Gives all references back: the peer sets that died of it.
-    pub(crate) fn release(self, graph: &mut Graph) -> Vec<(Vertex, PeerSet)> {
+    pub(crate) fn release(self, graph: &mut Graph) -> Vec<Vertex> {
         let mut dead = Vec::new();
         for rule in [self.ingress, self.egress].into_iter().flatten().flatten() {
             match rule {
@@ -115,8 +115,9 @@ impl Lower<'_> {
         let mut endpoints = Vec::new();
         for (name, protocol) in names {
             for (namespaces, pods, within) in endpoint_peers(rule) {
+                let selection = self.population.retain(&namespaces, &pods);
                 let set = PeerSet::Endpoints { namespaces, pods, within, name: name.clone(), protocol };
-                endpoints.push(self.peer_set(set));
+                endpoints.push(self.peer_set(peer_set_id(&set), selection, || set));
             }
         }
         if !endpoints.is_empty() {
@@ -136,23 +137,30 @@ impl Lower<'_> {
         let mut sets = Vec::new();
         for clause in clauses {
             if let PeerClause::Pods { namespaces, pods } = clause {
-                let set = PeerSet::Pods { namespaces: namespaces.clone(), pods: pods.clone() };
-                sets.push(self.peer_set(set));
+                sets.push(self.pods(namespaces, pods));
             }
         }
         if let Some(cidrs) = all_cidrs(clauses) {
-            sets.push(self.peer_set(PeerSet::Cidrs(cidrs)));
+            let set = PeerSet::Cidrs(cidrs);
+            sets.push(self.graph.peer_set(peer_set_id(&set), || set).0);
         }
         (!sets.is_empty()).then_some(Some(sets))
     }
 
-    fn peer_set(&mut self, set: PeerSet) -> Vertex {
-        let (vertex, new) = self.graph.peer_set(set.clone());
-        if new && let PeerSet::Pods { namespaces, pods } | PeerSet::Endpoints { namespaces, pods, .. } = &set
-        {
-            let selection = self.population.retain(namespaces, pods);
-            self.population.attach(selection, vertex, &set);
-            self.peer_sets.selections.insert(vertex, (selection, HashSet::new()));
+    fn pods(&mut self, namespaces: &Selector, pods: &Selector) -> Vertex {
+        let selection = self.population.retain(namespaces, pods);
+        let set = || PeerSet::Pods { namespaces: namespaces.clone(), pods: pods.clone() };
+        self.peer_set(self.population.selection(selection).id, selection, set)
+    }
+
+    /// A peer set whose members come from a selection, to which it takes over the reference.
+    fn peer_set(&mut self, id: PeerSetId, selection: u32, set: impl FnOnce() -> PeerSet) -> Vertex {
+        let (vertex, new) = self.graph.peer_set(id, set);
+        if new {
+            self.population.attach(selection, vertex, self.graph.content(vertex));
+            self.peer_sets.0.insert(key(vertex), Held { selection, nodes: PlaceSet::default() });
+        } else {
+            self.population.release(selection);
         }
         vertex
     }
@@ -207,36 +215,44 @@ pub(crate) fn endpoint_peers(rule: &RuleClause) -> Vec<(Selector, Selector, Opti
 /// Which peer sets of the graph have members of their own, where these come from, and whose
 /// slices have the set.
 #[derive(Debug, Default)]
-pub(crate) struct PeerSets {
-    selections: HashMap<Vertex, (usize, HashSet<Arc<str>>)>,
+pub(crate) struct PeerSets(Places<u32, Held>);
+
+#[derive(Debug)]
+struct Held {
+    selection: u32,
+    nodes: PlaceSet,
 }
 
 impl PeerSets {
     /// The selection of a vertex; `None` if the vertex has no members of its own.
-    pub(crate) fn selection(&self, vertex: Vertex) -> Option<usize> {
-        self.selections.get(&vertex).map(|(selection, _)| *selection)
+    pub(crate) fn selection(&self, vertex: Vertex) -> Option<u32> {
+        self.0.get(&key(vertex)).map(|held| held.selection)
     }
 
     /// A node's slice has the set now, or no longer.
-    pub(crate) fn hold(&mut self, vertex: Vertex, node: &Arc<str>, holds: bool) {
-        let (_, holders) = self.selections.get_mut(&vertex).expect("held sets are attached");
+    pub(crate) fn hold(&mut self, vertex: Vertex, node: u32, holds: bool) {
+        let held = self.0.get_mut(&key(vertex)).expect("held sets are attached");
         match holds {
-            true => holders.insert(node.clone()),
-            false => holders.remove(node),
+            true => held.nodes.insert(node),
+            false => held.nodes.remove(node),
         };
     }
 
     /// The nodes whose slices have the set.
-    pub(crate) fn holders(&self, vertex: Vertex) -> impl Iterator<Item = &Arc<str>> {
-        self.selections.get(&vertex).into_iter().flat_map(|(_, holders)| holders)
+    pub(crate) fn holders(&self, vertex: Vertex) -> impl Iterator<Item = u32> {
+        self.0.get(&key(vertex)).into_iter().flat_map(|held| held.nodes.iter())
     }
 
     /// Lets go of what belonged to peer sets that died.
-    pub(crate) fn bury(&mut self, dead: Vec<(Vertex, PeerSet)>, population: &mut Population) {
-        for (vertex, _) in dead {
-            if let Some((selection, _)) = self.selections.remove(&vertex) {
-                population.detach(selection, vertex);
+    pub(crate) fn bury(&mut self, dead: Vec<Vertex>, population: &mut Population) {
+        for vertex in dead {
+            if let Some(held) = self.0.remove(&key(vertex)) {
+                population.detach(held.selection, vertex);
             }
         }
     }
+}
+
+fn key(vertex: Vertex) -> u32 {
+    place(vertex.index())
 }

@@ -51,8 +51,7 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// Labels of an object.
-pub type Labels = BTreeMap<String, String>;
+pub use crate::labels::Labels;
 
 /// A namespace. Its label `kubernetes.io/metadata.name` is forced by the compiler (N29).
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -4,7 +4,7 @@
 //! cannot be read allows nothing, in both directions: closed for the pods that it selects, and of
 //! no harm to other policies. Each such place is a [`Problem`].
 
-use std::fmt;
+use std::fmt::{self, Display};
 use std::sync::Arc;
 
 use crate::cidr::{Cidr, CidrSet};
@@ -157,32 +157,35 @@ struct WrittenRule<'a> {
     unknown: &'a UnknownFields,
 }
 
+/// Where something is in the object. It becomes text only if there is a problem.
+type Path<'a> = fmt::Arguments<'a>;
+
 struct Reader<'a> {
     namespace: &'a str,
     problems: Vec<Problem>,
 }
 
 impl Reader<'_> {
-    fn clause(&mut self, path: impl Into<String>, reason: impl Into<String>) {
+    fn clause(&mut self, path: impl Display, reason: impl Into<String>) {
         let effect = Effect::ClauseMatchesNothing;
-        self.problems.push(Problem { path: path.into(), reason: reason.into(), effect });
+        self.problems.push(Problem { path: path.to_string(), reason: reason.into(), effect });
     }
 
-    fn policy(&mut self, path: impl Into<String>, reason: impl Into<String>) {
+    fn policy(&mut self, path: impl Display, reason: impl Into<String>) {
         let effect = Effect::PolicyAllowsNothing;
-        self.problems.push(Problem { path: path.into(), reason: reason.into(), effect });
+        self.problems.push(Problem { path: path.to_string(), reason: reason.into(), effect });
     }
 
     /// N101: a field of a newer API may restrict what is around it.
     fn outer_fields(&mut self, path: &str, unknown: &UnknownFields) {
         for field in unknown.keys() {
-            self.policy(format!("{path}.{field}"), "unknown field");
+            self.policy(format_args!("{path}.{field}"), "unknown field");
         }
     }
 
-    fn fields(&mut self, path: &str, unknown: &UnknownFields) -> bool {
+    fn fields(&mut self, path: Path<'_>, unknown: &UnknownFields) -> bool {
         for field in unknown.keys() {
-            self.clause(format!("{path}.{field}"), "unknown field");
+            self.clause(format_args!("{path}.{field}"), "unknown field");
         }
         unknown.is_empty()
     }
@@ -211,14 +214,14 @@ impl Reader<'_> {
 
     fn rules<'w>(&mut self, field: &str, rules: impl Iterator<Item = WrittenRule<'w>>) -> Vec<RuleClause> {
         let mut read = |(i, rule): (usize, WrittenRule<'w>)| {
-            let path = format!("spec.{field}[{i}]");
-            let known = self.fields(&path, rule.unknown);
+            let path = format_args!("spec.{field}[{i}]");
+            let known = self.fields(path, rule.unknown);
             let peers = rule.peers.iter().enumerate();
             let peers: Vec<PeerClause> =
-                peers.map(|(i, p)| self.peer(&format!("{path}.{}[{i}]", rule.list), p)).collect();
+                peers.map(|(i, p)| self.peer(format_args!("{path}.{}[{i}]", rule.list), p)).collect();
             let ports = rule.ports.iter().enumerate();
             let ports: Vec<PortClause> =
-                ports.map(|(i, p)| self.port(&format!("{path}.ports[{i}]"), p)).collect();
+                ports.map(|(i, p)| self.port(format_args!("{path}.ports[{i}]"), p)).collect();
             if !known {
                 return RuleClause { peers: Some(vec![PeerClause::Nothing]), ports: None };
             }
@@ -230,10 +233,10 @@ impl Reader<'_> {
         rules.enumerate().map(&mut read).collect()
     }
 
-    fn peer(&mut self, path: &str, peer: &Peer) -> PeerClause {
+    fn peer(&mut self, path: Path<'_>, peer: &Peer) -> PeerClause {
         let known = self.fields(path, &peer.unknown);
         let clause = match (&peer.ip_block, &peer.namespace_selector, &peer.pod_selector) {
-            (Some(block), None, None) => self.ip_block(&format!("{path}.ipBlock"), block),
+            (Some(block), None, None) => self.ip_block(format_args!("{path}.ipBlock"), block),
             (Some(_), _, _) => {
                 self.clause(path, "ipBlock and selectors exclude each other");
                 None
@@ -246,11 +249,11 @@ impl Reader<'_> {
             }
             (None, namespaces, pods) => {
                 let namespaces = match namespaces {
-                    Some(s) => self.peer_selector(&format!("{path}.namespaceSelector"), s),
+                    Some(s) => self.peer_selector(format_args!("{path}.namespaceSelector"), s),
                     None => Some(Selector::label(NAMESPACE_NAME_LABEL, self.namespace)), // N20
                 };
                 let pods = match pods {
-                    Some(s) => self.peer_selector(&format!("{path}.podSelector"), s),
+                    Some(s) => self.peer_selector(format_args!("{path}.podSelector"), s),
                     None => Some(Selector::everything()), // N21
                 };
                 namespaces.zip(pods).map(|(namespaces, pods)| PeerClause::Pods { namespaces, pods })
@@ -259,23 +262,23 @@ impl Reader<'_> {
         clause.filter(|_| known).unwrap_or(PeerClause::Nothing)
     }
 
-    fn peer_selector(&mut self, path: &str, selector: &LabelSelector) -> Option<Selector> {
+    fn peer_selector(&mut self, path: Path<'_>, selector: &LabelSelector) -> Option<Selector> {
         let (selector, unreadable) = Selector::read(selector);
         let readable = unreadable.is_empty();
         for (at, reason) in unreadable {
-            self.clause(format!("{path}.{at}"), reason);
+            self.clause(format_args!("{path}.{at}"), reason);
         }
         readable.then_some(selector)
     }
 
-    fn ip_block(&mut self, path: &str, block: &IpBlock) -> Option<PeerClause> {
+    fn ip_block(&mut self, path: Path<'_>, block: &IpBlock) -> Option<PeerClause> {
         let known = self.fields(path, &block.unknown);
-        let cidr = self.cidr(&format!("{path}.cidr"), &block.cidr);
+        let cidr = self.cidr(format_args!("{path}.cidr"), &block.cidr);
         let whole = CidrSet::from_cidrs(cidr);
         let mut excepts = Vec::with_capacity(block.except.len());
         for (i, text) in block.except.iter().enumerate() {
-            let path = format!("{path}.except[{i}]");
-            let except = self.cidr(&path, text)?;
+            let path = format_args!("{path}.except[{i}]");
+            let except = self.cidr(path, text)?;
             // N42: an API server refuses it; here it shows that something else was meant
             if cidr.is_some() && !whole.covers(&CidrSet::from_cidrs([except])) {
                 self.clause(path, format!("{text:?} is not within {:?}", block.cidr));
@@ -287,7 +290,7 @@ impl Reader<'_> {
         (known && cidr.is_some()).then(|| PeerClause::Cidrs(Arc::new(rest)))
     }
 
-    fn cidr(&mut self, path: &str, text: &str) -> Option<Cidr> {
+    fn cidr(&mut self, path: Path<'_>, text: &str) -> Option<Cidr> {
         let cidr = Cidr::parse(text);
         if cidr.is_none() {
             self.clause(path, format!("{text:?} is not a CIDR such as 10.0.0.0/8 or fd00::/8"));
@@ -295,7 +298,7 @@ impl Reader<'_> {
         cidr
     }
 
-    fn port(&mut self, path: &str, port: &PolicyPort) -> PortClause {
+    fn port(&mut self, path: Path<'_>, port: &PolicyPort) -> PortClause {
         self.port_or_why(path, port).unwrap_or_else(|reason| {
             if !reason.is_empty() {
                 self.clause(path, reason);
@@ -304,7 +307,7 @@ impl Reader<'_> {
         })
     }
 
-    fn port_or_why(&mut self, path: &str, port: &PolicyPort) -> Result<PortClause, String> {
+    fn port_or_why(&mut self, path: Path<'_>, port: &PolicyPort) -> Result<PortClause, String> {
         if !self.fields(path, &port.unknown) {
             return Err(String::new());
         }

@@ -1,28 +1,60 @@
-//! Label selectors in a canonical form, and the index that finds those which match.
+//! Label selectors in a canonical form.
 
-use std::collections::BTreeSet;
-
-use hashbrown::HashMap;
-use slab::Slab;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use crate::object::{LabelSelector, Labels};
 
 /// A selector: all requirements must hold. Two selectors that are written differently but have
-/// the same requirements are equal.
+/// the same requirements are equal. A copy shares them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Selector(BTreeSet<Requirement>);
+pub struct Selector(Arc<[Requirement]>);
 
 /// One condition on labels (N27).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Requirement {
     /// The key is there and its value is one of these (never none).
-    In(String, BTreeSet<String>),
+    In(String, Values),
     /// The key is not there, or its value is none of these (never none).
-    NotIn(String, BTreeSet<String>),
+    NotIn(String, Values),
     /// The key is there.
     Exists(String),
     /// The key is not there.
     DoesNotExist(String),
+}
+
+/// Values of a label, sorted, each once.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Values(Box<[String]>);
+
+impl Deref for Values {
+    type Target = [String];
+    fn deref(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl FromIterator<String> for Values {
+    fn from_iter<I: IntoIterator<Item = String>>(values: I) -> Self {
+        let mut values: Vec<String> = values.into_iter().collect();
+        values.sort_unstable();
+        values.dedup();
+        Values(values.into())
+    }
+}
+
+impl From<&str> for Values {
+    fn from(value: &str) -> Self {
+        Values([value.to_owned()].into())
+    }
+}
+
+impl<'a> IntoIterator for &'a Values {
+    type Item = &'a String;
+    type IntoIter = std::slice::Iter<'a, String>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
 }
 
 impl Requirement {
@@ -45,22 +77,22 @@ impl Selector {
 
     /// The selector of one value of one label.
     pub fn label(key: &str, value: &str) -> Self {
-        Selector([Requirement::In(key.to_owned(), [value.to_owned()].into())].into())
+        Selector([Requirement::In(key.to_owned(), value.into())].into())
     }
 
     /// The canonical form of a selector, and what of it cannot be evaluated (with the path of it).
     /// Those parts are left out of the selector: the caller decides what is closed, more or nothing.
     pub fn read(selector: &LabelSelector) -> (Self, Vec<(String, String)>) {
-        let mut all = BTreeSet::new();
+        let mut all = Vec::with_capacity(selector.match_labels.len() + selector.match_expressions.len());
         let mut unreadable = Vec::new();
         for field in selector.unknown.keys() {
             unreadable.push((field.clone(), "unknown field".to_owned()));
         }
         for (key, value) in &selector.match_labels {
-            all.insert(Requirement::In(key.clone(), [value.clone()].into()));
+            all.push(Requirement::In(key.clone(), value.as_str().into()));
         }
         for (i, r) in selector.match_expressions.iter().enumerate() {
-            let values: BTreeSet<String> = r.values.iter().cloned().collect();
+            let values: Values = r.values.iter().cloned().collect();
             let mut wrong = |what: String| unreadable.push((format!("matchExpressions[{i}]"), what));
             if let Some(field) = r.unknown.keys().next() {
                 wrong(format!("unknown field {field:?}"));
@@ -71,10 +103,10 @@ impl Selector {
                 continue;
             }
             match (r.operator.as_str(), values.is_empty()) {
-                ("In", false) => all.insert(Requirement::In(r.key.clone(), values)),
-                ("NotIn", false) => all.insert(Requirement::NotIn(r.key.clone(), values)),
-                ("Exists", true) => all.insert(Requirement::Exists(r.key.clone())),
-                ("DoesNotExist", true) => all.insert(Requirement::DoesNotExist(r.key.clone())),
+                ("In", false) => all.push(Requirement::In(r.key.clone(), values)),
+                ("NotIn", false) => all.push(Requirement::NotIn(r.key.clone(), values)),
+                ("Exists", true) => all.push(Requirement::Exists(r.key.clone())),
+                ("DoesNotExist", true) => all.push(Requirement::DoesNotExist(r.key.clone())),
                 (op @ ("In" | "NotIn"), true) => {
                     wrong(format!("operator {op} needs values"));
                     continue;
@@ -89,7 +121,7 @@ impl Selector {
                 }
             };
         }
-        (Selector(all), unreadable)
+        (all.into_iter().collect(), unreadable)
     }
 
     /// Whether labels satisfy all requirements.
@@ -106,7 +138,7 @@ impl Selector {
     /// selector. The one with the fewest values, for it is likely to be the rarest.
     pub fn anchor(&self) -> Anchor<'_> {
         let mut best = Anchor::None;
-        for r in &self.0 {
+        for r in self.requirements() {
             match (r, &best) {
                 (Requirement::In(key, values), Anchor::Values(_, best_values))
                     if values.len() < best_values.len() =>
@@ -126,7 +158,10 @@ impl Selector {
 
 impl FromIterator<Requirement> for Selector {
     fn from_iter<I: IntoIterator<Item = Requirement>>(requirements: I) -> Self {
-        Selector(requirements.into_iter().collect())
+        let mut all: Vec<Requirement> = requirements.into_iter().collect();
+        all.sort_unstable();
+        all.dedup();
+        Selector(all.into())
     }
 }
 
@@ -139,7 +174,7 @@ impl std::fmt::Display for Selector {
             if i > 0 {
                 f.write_str(", ")?;
             }
-            let list = |values: &BTreeSet<String>| values.iter().cloned().collect::<Vec<_>>().join(", ");
+            let list = |values: &Values| values.join(", ");
             match r {
                 Requirement::In(key, values) => match values.first() {
                     Some(one) if values.len() == 1 => write!(f, "{key}={one}")?,
@@ -158,102 +193,17 @@ impl std::fmt::Display for Selector {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Anchor<'a> {
     /// One of these values of this key.
-    Values(&'a str, &'a BTreeSet<String>),
+    Values(&'a str, &'a Values),
     /// This key.
     Key(&'a str),
     /// Labels say nothing: it is empty, or has negative requirements only.
     None,
 }
 
-/// Interned selectors, and an index from labels to those that match them: only selectors that
-/// share a label with the object, and those without an anchor, are looked at.
-#[derive(Debug, Default)]
-pub(crate) struct SelectorIndex {
-    selectors: Slab<(Selector, usize)>,
-    ids: HashMap<Selector, usize>,
-    by_value: HashMap<(String, String), Vec<usize>>,
-    by_key: HashMap<String, Vec<usize>>,
-    unanchored: Vec<usize>,
-}
-
-impl SelectorIndex {
-    /// Takes a reference to the selector: its number, and whether it is new here.
-    pub(crate) fn retain(&mut self, selector: &Selector) -> (usize, bool) {
-        if let Some(&id) = self.ids.get(selector) {
-            self.selectors[id].1 += 1;
-            return (id, false);
-        }
-        let id = self.selectors.insert((selector.clone(), 1));
-        self.ids.insert(selector.clone(), id);
-        match selector.anchor() {
-            Anchor::Values(key, values) => {
-                for value in values {
-                    self.by_value.entry((key.to_owned(), value.clone())).or_default().push(id);
-                }
-            }
-            Anchor::Key(key) => self.by_key.entry(key.to_owned()).or_default().push(id),
-            Anchor::None => self.unanchored.push(id),
-        }
-        (id, true)
-    }
-
-    /// Gives a reference back: whether it was the last, and the selector is forgotten.
-    pub(crate) fn release(&mut self, id: usize) -> bool {
-        self.selectors[id].1 -= 1;
-        if self.selectors[id].1 > 0 {
-            return false;
-        }
-        let (selector, _) = self.selectors.remove(id);
-        self.ids.remove(&selector);
-        let forget = |list: &mut Vec<usize>| {
-            if let Some(at) = list.iter().position(|&x| x == id) {
-                list.swap_remove(at);
-            }
-            list.is_empty()
-        };
-        match selector.anchor() {
-            Anchor::Values(key, values) => {
-                for value in values {
-                    let key = (key.to_owned(), value.clone());
-                    if self.by_value.get_mut(&key).is_some_and(forget) {
-                        self.by_value.remove(&key);
-                    }
-                }
-            }
-            Anchor::Key(key) => {
-                if self.by_key.get_mut(key).is_some_and(forget) {
-                    self.by_key.remove(key);
-                }
-            }
-            Anchor::None => {
-                forget(&mut self.unanchored);
-            }
-        }
-        true
-    }
-
-    #[cfg(test)]
-    pub(crate) fn get(&self, id: usize) -> &Selector {
-        &self.selectors[id].0
-    }
-
-    /// The selectors that match these labels, in no order, each once.
-    pub(crate) fn matching(&self, labels: &Labels) -> Vec<usize> {
-        // a selector is filed under one key, so no candidate comes twice
-        let anchored = labels.iter().flat_map(|(key, value)| {
-            let by_value = self.by_value.get(&(key.clone(), value.clone()));
-            let by_key = self.by_key.get(key);
-            by_value.into_iter().chain(by_key).flatten()
-        });
-        anchored.chain(&self.unanchored).copied().filter(|&id| self.selectors[id].0.matches(labels)).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::object::LabelRequirement;
-    use proptest::prelude::*;
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
@@ -314,43 +264,5 @@ mod tests {
         let bad = "not a label value!";
         assert!(!read(&expr("k", "In", &[bad])).matches(&labels(&[("k", "a")])));
         assert!(read(&expr("k", "NotIn", &[bad])).matches(&labels(&[("k", "a")])));
-    }
-
-    fn arb_labels() -> impl Strategy<Value = Labels> {
-        proptest::collection::btree_map("[abc]", "[xyz]?", 0..4)
-    }
-
-    fn arb_selector() -> impl Strategy<Value = Selector> {
-        let values = proptest::collection::btree_set("[xyz]?", 1..3);
-        let one = prop_oneof![
-            ("[abc]", values.clone()).prop_map(|(k, v)| Requirement::In(k, v)),
-            ("[abc]", values).prop_map(|(k, v)| Requirement::NotIn(k, v)),
-            "[abc]".prop_map(Requirement::Exists),
-            "[abc]".prop_map(Requirement::DoesNotExist),
-        ];
-        proptest::collection::btree_set(one, 0..4).prop_map(Selector)
-    }
-
-    proptest! {
-        #[test]
-        fn the_index_finds_exactly_the_selectors_that_match(
-            selectors in proptest::collection::vec(arb_selector(), 0..12),
-            released in proptest::collection::vec(any::<bool>(), 12),
-            objects in proptest::collection::vec(arb_labels(), 1..5),
-        ) {
-            let mut index = SelectorIndex::default();
-            let ids: Vec<usize> = selectors.iter().map(|s| index.retain(s).0).collect();
-            let mut kept: BTreeSet<Selector> = BTreeSet::new();
-            for ((id, selector), gone) in ids.iter().zip(&selectors).zip(&released) {
-                if *gone { index.release(*id); } else { kept.insert(selector.clone()); }
-            }
-            for labels in &objects {
-                let found: Vec<Selector> = index.matching(labels).into_iter().map(|id| index.get(id).clone()).collect();
-                let found_once: BTreeSet<Selector> = found.iter().cloned().collect();
-                prop_assert_eq!(found.len(), found_once.len());
-                let want: BTreeSet<Selector> = kept.iter().filter(|s| s.matches(labels)).cloned().collect();
-                prop_assert_eq!(found_once, want);
-            }
-        }
     }
 }

@@ -5,13 +5,14 @@
 
 use std::net::IpAddr;
 
-use crate::graph::peer_set_id;
+use crate::identity::peer_set_id;
 use crate::lower::endpoint_peers;
 use crate::object::ObjectKey;
 use crate::policy::{PeerClause, PortClause, RuleClause};
 use crate::ports::L4;
 use crate::slice::{
-    Action, Direction, Member, NodeSlice, PeerSet, PeerSetId, Profile, RuleId, Ruleset, RulesetId, SlicePod, Tier,
+    Action, Direction, Member, NodeSlice, PeerSet, PeerSetId, Profile, RuleId, Ruleset, RulesetId, SlicePod,
+    Tier,
 };
 
 /// What one end says of a new connection.

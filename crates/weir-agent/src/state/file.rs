@@ -12,6 +12,7 @@
 use weir_compiler::slice::{Change, Member, NodeSlice};
 use weir_proto::{DigestKey, PROTOCOL};
 
+use crate::bare::bare;
 use crate::controller::receive::{Incoming, Refused};
 
 const MAGIC: &[u8; 8] = b"WEIRSLIC";
@@ -77,19 +78,13 @@ pub fn encode(header: &Header, slice: &NodeSlice) -> Vec<u8> {
         out.extend(u32::try_from(encoded.len()).expect("a change is short").to_be_bytes());
         out.extend(encoded);
     };
-    // not all at once as changes: that would be all members once more
-    for (id, state) in &slice.peer_sets {
-        put(&weir_proto::change(&Change::PeerSet(*id, state.set.clone(), Vec::new())));
-        let members: Vec<Member> = state.members.iter().copied().collect();
-        weir_proto::members(*id, true, &members, &[]).iter().for_each(|encoded| put(encoded));
+    for change in bare(slice) {
+        put(&weir_proto::change(&change));
+        if let Change::PeerSet(id, ..) = change {
+            let members: Vec<Member> = slice.peer_sets[&id].members.iter().copied().collect();
+            weir_proto::members(id, true, &members, &[]).iter().for_each(|encoded| put(encoded));
+        }
     }
-    let mut put = |change: Change| put(&weir_proto::change(&change));
-    slice.port_sets.iter().for_each(|(id, ports)| put(Change::PortSet(*id, ports.clone())));
-    slice.rules.iter().for_each(|(id, rule)| put(Change::Rule(*id, rule.clone())));
-    slice.rulesets.iter().for_each(|(id, ruleset)| put(Change::Ruleset(*id, ruleset.clone())));
-    slice.policies.iter().for_each(|(key, policy)| put(Change::Policy(key.clone(), policy.clone())));
-    slice.profiles.iter().for_each(|(id, profile)| put(Change::Profile(*id, profile.clone())));
-    slice.pods.iter().for_each(|(key, pod)| put(Change::Pod(key.clone(), pod.clone())));
     out
 }
 

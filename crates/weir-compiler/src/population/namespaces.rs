@@ -1,43 +1,50 @@
 //! Namespaces and their labels.
 
-use hashbrown::HashSet;
+use smallvec::SmallVec;
 
 use super::{Namespace, Population};
 use crate::object::{self, Labels};
 use crate::policy::namespace_labels;
+use crate::small::{PlaceSet, place};
 
 impl Population {
     /// A namespace is there, with these labels.
-    pub(crate) fn namespace(&mut self, ns: &object::Namespace) {
-        self.ensure_namespace(&ns.name);
+    pub(crate) fn namespace(&mut self, ns: object::Namespace) {
         let labels = namespace_labels(&ns.name, &ns.labels);
-        let state = self.namespaces.get_mut(&ns.name).expect("just ensured");
+        let id = self.ensure_namespace(&ns.name);
+        let state = &mut self.namespaces[id as usize];
         state.exists = true;
         state.terminating = ns.terminating;
-        if state.labels == labels {
+        if state.labels != labels {
+            self.label_namespace(id, labels);
+        }
+    }
+
+    fn label_namespace(&mut self, id: u32, labels: Labels) {
+        let state = &mut self.namespaces[id as usize];
+        let after = self.namespace_selectors.matching(&labels);
+        state.labels = labels;
+        let before = std::mem::replace(&mut state.selectors, after.clone());
+        let lost = before.iter().filter(|s| !after.contains(s)).map(|s| (*s, false));
+        let gained = after.iter().filter(|s| !before.contains(s)).map(|s| (*s, true));
+        let changed: SmallVec<[(u32, bool); 4]> = lost.chain(gained).collect();
+        if changed.is_empty() {
             return;
         }
-        let before: HashSet<usize> = state.selectors.iter().copied().collect();
-        state.labels = labels;
-        let after = self.namespace_selectors.matching(&state.labels);
-        state.selectors = after.clone();
-        let after: HashSet<usize> = after.into_iter().collect();
-        let classes: Vec<usize> = state.classes.iter().copied().collect();
-        for &lost in before.difference(&after) {
-            self.namespaces_of.get_mut(&lost).expect("filed").remove(&ns.name);
-        }
-        for &gained in after.difference(&before) {
-            self.namespaces_of.get_mut(&gained).expect("filed").insert(ns.name.clone());
+        let classes: Vec<u32> = state.classes.iter().collect();
+        for &(selector, joins) in &changed {
+            let of = self.namespaces_of.get_mut(&selector).expect("filed");
+            match joins {
+                true => of.insert(id),
+                false => of.remove(id),
+            };
         }
         for class in classes {
-            for (selectors, joins) in [(before.difference(&after), false), (after.difference(&before), true)]
-            {
-                for &ns_selector in selectors {
-                    for i in 0..self.classes[class].selectors.len() {
-                        let pair = (ns_selector, self.classes[class].selectors[i]);
-                        if let Some(&selection) = self.selection_ids.get(&pair) {
-                            self.set_selected(class, selection, joins);
-                        }
+            for &(ns_selector, joins) in &changed {
+                for i in 0..self.classes[class as usize].selectors.len() {
+                    let pair = (ns_selector, self.classes[class as usize].selectors[i]);
+                    if let Some(&selection) = self.selection_ids.get(&pair) {
+                        self.set_selected(class, selection, joins);
                     }
                 }
             }
@@ -46,45 +53,59 @@ impl Population {
 
     /// The namespace's object is gone.
     pub(crate) fn namespace_gone(&mut self, name: &str) {
-        if self.namespaces.contains_key(name) {
+        if let Some(id) = self.find_namespace(name) {
             // what it was labelled must not outlive it: a restart would not know either
-            self.namespace(&object::Namespace { name: name.to_owned(), ..Default::default() });
-            self.namespaces.get_mut(name).expect("it was there").exists = false;
-            self.forget_namespace_if_unused(name);
+            self.namespace(object::Namespace { name: name.to_owned(), ..Default::default() });
+            self.namespaces[id as usize].exists = false;
+            self.forget_namespace_if_unused(id);
         }
     }
 
     /// Whether pods of a namespace that is being deleted are still there (N79).
     pub(crate) fn is_draining(&self, namespace: &str) -> bool {
-        self.namespaces.get(namespace).is_some_and(|ns| ns.terminating && ns.pods > 0)
+        self.find_namespace(namespace).is_some_and(|id| {
+            let ns = &self.namespaces[id as usize];
+            ns.terminating && ns.pods > 0
+        })
     }
 
-    pub(super) fn ensure_namespace(&mut self, name: &str) {
-        if self.namespaces.contains_key(name) {
-            return;
+    pub(super) fn find_namespace(&self, name: &str) -> Option<u32> {
+        self.namespace_by_name.find(name, |id| self.namespaces[id as usize].name == name)
+    }
+
+    pub(super) fn ensure_namespace(&mut self, name: &str) -> u32 {
+        if let Some(id) = self.find_namespace(name) {
+            return id;
         }
         let labels = namespace_labels(name, &Labels::new());
         let selectors = self.namespace_selectors.matching(&labels);
+        let id = place(self.namespaces.vacant_key());
         for selector in &selectors {
-            self.namespaces_of.get_mut(selector).expect("filed").insert(name.to_owned());
+            self.namespaces_of.get_mut(selector).expect("filed").insert(id);
         }
-        let ns = Namespace {
+        let name = name.to_owned();
+        self.namespace_by_name.insert(name.as_str(), id);
+        self.namespaces.insert(Namespace {
+            name,
             labels,
             terminating: false,
             exists: false,
             selectors,
-            classes: HashSet::new(),
+            classes: PlaceSet::default(),
             pods: 0,
-        };
-        self.namespaces.insert(name.to_owned(), ns);
+        });
+        id
     }
 
-    pub(super) fn forget_namespace_if_unused(&mut self, name: &str) {
-        let unused = self.namespaces.get(name).is_some_and(|ns| !ns.exists && ns.pods == 0);
-        if unused && let Some(ns) = self.namespaces.remove(name) {
-            for selector in ns.selectors {
-                self.namespaces_of.get_mut(&selector).expect("filed").remove(name);
-            }
+    pub(super) fn forget_namespace_if_unused(&mut self, id: u32) {
+        let ns = &self.namespaces[id as usize];
+        if ns.exists || ns.pods > 0 {
+            return;
+        }
+        let ns = self.namespaces.remove(id as usize);
+        self.namespace_by_name.remove(ns.name.as_str(), id);
+        for selector in ns.selectors {
+            self.namespaces_of.get_mut(&selector).expect("filed").remove(id);
         }
     }
 }

@@ -1,67 +1,89 @@
 //! Pods, their classes, and the addresses that they own.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use hashbrown::HashSet;
 use smallvec::SmallVec;
 
-use super::{Class, ClassKey, PodState, Population};
-use crate::object::{self, ObjectKey};
+use super::{Addresses, Class, PodState, Population, Rank, touch_class, touch_pod};
+use crate::object::{self, Labels, NamedPort, ObjectKey};
+use crate::small::{PlaceSet, place};
 
 impl Population {
     /// A pod is there. Pods in the host's network and finished ones are nobody's peer and under
     /// no policy: to the population they are gone (N70, N75).
-    pub(crate) fn pod(&mut self, pod: &object::Pod) {
+    pub(crate) fn pod(&mut self, pod: object::Pod) {
         if pod.host_network || pod.finished {
             return self.pod_gone(&pod.key);
         }
-        let mut ports = pod.ports.clone();
+        let mut ports = pod.ports;
         ports.sort_unstable();
         ports.dedup();
-        let class_key = ClassKey {
-            namespace: pod.key.namespace.clone(),
-            labels: pod.labels.clone(),
-            ports: ports.into(),
-        };
-        let mut claimed: SmallVec<[IpAddr; 2]> = pod.ips.iter().copied().collect();
+        let mut claimed = Addresses::from_slice(&pod.ips);
         claimed.sort_unstable();
         claimed.dedup();
-        let rank = (!pod.terminating, pod.created, pod.uid.clone());
-        let node = pod.node.as_deref().map(|n| self.node(n));
+        let rank = Rank { stays: !pod.terminating, created: pod.created, uid: pod.uid };
+        let node = pod.node.as_deref().map(|name| self.nodes.named(name));
 
-        let same = |s: &PodState| *self.classes[s.class].key == class_key && s.claimed == claimed;
-        if self.pods.get(&pod.key).is_some_and(same) {
-            return self.move_pod(&pod.key, node, rank);
+        let known = self.find_pod(&pod.key);
+        let living = known.and_then(|id| Some((id, self.pods[id as usize].class?)));
+        if let Some((id, class)) = living
+            && self.pods[id as usize].claimed == claimed
+            && self.classes[class as usize].is_of(&pod.labels, &ports)
+        {
+            return self.move_pod(id, node, rank);
         }
 
-        let left = self.remove_pod(&pod.key);
-        self.ensure_namespace(&pod.key.namespace);
-        let class = self.class(class_key);
-        self.classes[class].pods.insert(pod.key.clone());
-        self.namespaces.get_mut(&pod.key.namespace).expect("just ensured").pods += 1;
-        let state = PodState { class, node, claimed: claimed.clone(), owned: SmallVec::new(), rank };
-        self.pods.insert(pod.key.clone(), state);
+        // the class that the pod leaves may be the one that it comes to: it is collected at the end
+        let left = living.map(|(id, _)| self.remove_pod(id));
+        let namespace = self.ensure_namespace(&pod.key.namespace);
+        let class = self.class(namespace, pod.labels, &ports);
+        let id = match known {
+            Some(id) => {
+                let state = &mut self.pods[id as usize];
+                (state.class, state.node, state.rank) = (Some(class), node, rank);
+                state.claimed = claimed.clone();
+                id
+            }
+            None => {
+                let id = place(self.pods.vacant_key());
+                self.pod_by_key.insert(&pod.key, id);
+                self.pods.insert(PodState {
+                    key: pod.key,
+                    class: Some(class),
+                    node,
+                    claimed: claimed.clone(),
+                    owned: Addresses::new(),
+                    rank,
+                    placed: None,
+                    in_journal: false,
+                });
+                id
+            }
+        };
+        self.living += 1;
+        self.classes[class as usize].pods.insert(id);
+        self.namespaces[namespace as usize].pods += 1;
         for address in claimed {
-            self.claims.entry(address).or_default().push(pod.key.clone());
+            self.claims.entry(address).or_default().push(id);
             self.settle(address);
         }
         if let Some(left) = left {
             self.collect(left);
         }
-        self.journal.pods.insert(pod.key.clone());
+        self.touch_pod(id);
     }
 
     /// A pod of which only the node or the rank among the owners of its addresses is another.
-    fn move_pod(&mut self, key: &ObjectKey, node: Option<Arc<str>>, rank: (bool, i64, String)) {
-        let state = self.pods.get_mut(key).expect("the caller looked");
-        let moved = state.node != node;
+    fn move_pod(&mut self, id: u32, node: Option<u32>, rank: Rank) {
+        let state = &mut self.pods[id as usize];
         let before = std::mem::replace(&mut state.node, node);
         let ranked = std::mem::replace(&mut state.rank, rank) != state.rank;
         let claimed = state.claimed.clone();
-        self.release_node(before);
-        if moved {
-            self.journal.pods.insert(key.clone());
+        if before != node {
+            self.touch_pod(id);
+        }
+        if let Some(before) = before {
+            self.nodes.release(before);
         }
         if ranked {
             claimed.into_iter().for_each(|address| self.settle(address));
@@ -70,142 +92,161 @@ impl Population {
 
     /// The pod is gone.
     pub(crate) fn pod_gone(&mut self, key: &ObjectKey) {
-        if let Some(class) = self.remove_pod(key) {
-            self.collect(class);
-            self.forget_namespace_if_unused(&key.namespace);
+        if let Some(id) = self.find_pod(key)
+            && let Some(class) = self.pods[id as usize].class
+        {
+            let namespace = self.classes[class as usize].namespace;
+            let left = self.remove_pod(id);
+            self.collect(left);
+            self.forget_namespace_if_unused(namespace);
         }
     }
 
-    /// Removes a pod: its class, which may be empty now.
-    fn remove_pod(&mut self, key: &ObjectKey) -> Option<usize> {
-        let claimed = self.pods.get(key)?.claimed.clone();
-        for address in claimed {
+    fn find_pod(&self, key: &ObjectKey) -> Option<u32> {
+        self.pod_by_key.find(key, |id| self.pods[id as usize].key == *key)
+    }
+
+    fn touch_pod(&mut self, id: u32) {
+        touch_pod(&mut self.pods[id as usize], id, &mut self.journal);
+    }
+
+    /// Removes a living pod: its class, which may be empty now. Where it was is kept until
+    /// [`forget_pod`](Population::forget_pod), since some slice may have yet to be told.
+    fn remove_pod(&mut self, id: u32) -> u32 {
+        for address in std::mem::take(&mut self.pods[id as usize].claimed) {
             let claims = self.claims.get_mut(&address).expect("claimed");
-            claims.retain(|k| k != key);
+            claims.retain(|other| *other != id);
             if claims.is_empty() {
                 self.claims.remove(&address);
             }
-            self.set_owned(key, address, false);
+            self.set_owned(id, address, false);
             self.settle(address);
         }
-        let state = self.pods.remove(key).expect("it was there");
-        self.release_node(state.node);
-        self.classes[state.class].pods.remove(key);
-        self.namespaces.get_mut(&key.namespace).expect("it has pods").pods -= 1;
-        self.journal.pods.insert(key.clone());
-        // the class that the pod moves to may be this one: the caller collects it when it is done
-        Some(state.class)
+        self.touch_pod(id);
+        let state = &mut self.pods[id as usize];
+        let class = state.class.take().expect("it is living");
+        if let Some(node) = state.node.take() {
+            self.nodes.release(node);
+        }
+        self.living -= 1;
+        let of = &mut self.classes[class as usize];
+        of.pods.remove(id);
+        self.namespaces[of.namespace as usize].pods -= 1;
+        class
+    }
+
+    /// Forgets a pod that is gone and in no slice.
+    pub(crate) fn forget_pod(&mut self, id: u32) {
+        let state = self.pods.remove(id as usize);
+        debug_assert!(state.class.is_none() && state.placed.is_none());
+        self.pod_by_key.remove(&state.key, id);
     }
 
     /// Gives an address to the greatest of those who claim it.
     fn settle(&mut self, address: IpAddr) {
-        let claims = self.claims.get(&address).cloned().unwrap_or_default();
-        let owner = claims.iter().max_by_key(|key| (&self.pods[*key].rank, *key)).cloned();
-        for key in &claims {
-            if Some(key) != owner.as_ref() {
-                self.set_owned(key, address, false);
-            }
+        let Some(claims) = self.claims.get(&address) else { return };
+        if let [only] = claims[..] {
+            return self.set_owned(only, address, true);
         }
-        if let Some(key) = owner {
-            self.set_owned(&key, address, true);
+        let claims = claims.clone();
+        let greatest = |id: &&u32| {
+            let state = &self.pods[**id as usize];
+            (&state.rank, &state.key)
+        };
+        let owner = claims.iter().max_by(|a, b| greatest(a).cmp(&greatest(b))).copied();
+        for id in claims.iter().filter(|id| Some(**id) != owner) {
+            self.set_owned(*id, address, false);
         }
+        owner.into_iter().for_each(|id| self.set_owned(id, address, true));
     }
 
-    fn set_owned(&mut self, key: &ObjectKey, address: IpAddr, owned: bool) {
-        let state = self.pods.get_mut(key).expect("claims are of pods that are there");
-        let at = state.owned.iter().position(|a| *a == address);
+    fn set_owned(&mut self, id: u32, address: IpAddr, owned: bool) {
+        let state = &mut self.pods[id as usize];
+        let at = state.owned.binary_search(&address);
         match (at, owned) {
-            (None, true) => state.owned.push(address),
-            (Some(at), false) => drop(state.owned.remove(at)),
+            (Err(at), true) => state.owned.insert(at, address),
+            (Ok(at), false) => drop(state.owned.remove(at)),
             _ => return,
         }
-        state.owned.sort_unstable();
-        let class = &self.classes[state.class];
+        let class = &self.classes[state.class.expect("only living pods claim") as usize];
         for &selection in &class.selections {
-            for attached in self.selections[selection].attached.iter().filter(|a| a.held > 0) {
-                attached.kind.members(address, class.ports(), |member| {
+            for attached in self.selections[selection as usize].attached.iter().filter(|a| a.held > 0) {
+                attached.kind.members(address, &class.ports, |member| {
                     self.journal.member(attached.vertex, member, owned);
                 });
             }
         }
-        self.journal.pods.insert(key.clone());
+        self.touch_pod(id);
     }
 
-    fn node(&mut self, name: &str) -> Arc<str> {
-        if let Some((node, _)) = self.nodes.get_key_value(name) {
-            let node = node.clone();
-            *self.nodes.get_mut(&node).expect("it was there") += 1;
-            return node;
-        }
-        let node: Arc<str> = name.into();
-        self.nodes.insert(node.clone(), 1);
-        node
-    }
-
-    fn release_node(&mut self, node: Option<Arc<str>>) {
-        let Some(node) = node else { return };
-        let count = self.nodes.get_mut(&node).expect("counted");
-        *count -= 1;
-        if *count == 0 {
-            self.nodes.remove(&node);
-        }
-    }
-
-    fn class(&mut self, key: ClassKey) -> usize {
-        if let Some(&id) = self.class_ids.get(&key) {
+    /// The class of pods of this namespace with these labels and ports (sorted, each once).
+    fn class(&mut self, namespace: u32, labels: Labels, ports: &[NamedPort]) -> u32 {
+        let content = (namespace, &labels, ports);
+        let is_it = |id: u32| {
+            let class = &self.classes[id as usize];
+            class.namespace == namespace && class.is_of(&labels, ports)
+        };
+        if let Some(id) = self.class_by_content.find(&content, is_it) {
             return id;
         }
-        let key = Arc::new(key);
-        let selectors = self.pod_selectors.matching(&key.labels);
-        let id = self.classes.insert(Class {
-            key: key.clone(),
-            pods: HashSet::new(),
-            selectors: selectors.clone(),
-            selections: Vec::new(),
-        });
-        for (k, v) in &key.labels {
-            self.classes_by_label.entry((k.clone(), v.clone())).or_default().insert(id);
+        let id = place(self.classes.vacant_key());
+        self.class_by_content.insert(&content, id);
+        for (key, value) in &labels {
+            self.classes_by_label.get_or_default(key, value).insert(id);
         }
-        self.class_ids.insert(key.clone(), id);
-        let ns = self.namespaces.get_mut(&key.namespace).expect("a class's namespace is ensured");
+        let selectors = self.pod_selectors.matching(&labels);
+        let ns = &mut self.namespaces[namespace as usize];
         ns.classes.insert(id);
-        for pod_selector in selectors {
-            self.classes_of.get_mut(&pod_selector).expect("filed").insert(id);
+        let mut selections = SmallVec::new();
+        for pod_selector in &selectors {
+            self.classes_of.get_mut(pod_selector).expect("filed").insert(id);
             for ns_selector in &ns.selectors {
-                if let Some(&selection) = self.selection_ids.get(&(*ns_selector, pod_selector)) {
-                    self.selections[selection].classes.insert(id);
-                    self.classes[id].selections.push(selection);
+                if let Some(&selection) = self.selection_ids.get(&(*ns_selector, *pod_selector)) {
+                    self.selections[selection as usize].classes.insert(id);
+                    selections.push(selection);
                 }
             }
         }
-        self.journal.classes.insert(id);
+        self.classes.insert(Class {
+            namespace,
+            labels,
+            ports: ports.into(),
+            pods: PlaceSet::default(),
+            selectors,
+            selections,
+            profile: None,
+            in_journal: false,
+        });
+        touch_class(&mut self.classes[id as usize], id, &mut self.journal);
         id
     }
 
     /// Forgets the class if its last pod left.
-    fn collect(&mut self, id: usize) {
-        if !self.classes[id].pods.is_empty() {
+    fn collect(&mut self, id: u32) {
+        if !self.classes[id as usize].pods.is_empty() {
             return;
         }
-        let class = self.classes.remove(id);
-        self.class_ids.remove(&class.key);
-        for (k, v) in &class.key.labels {
-            let label = (k.clone(), v.clone());
-            let filed = self.classes_by_label.get_mut(&label).expect("filed");
-            filed.remove(&id);
-            if filed.is_empty() {
-                self.classes_by_label.remove(&label);
-            }
+        let class = self.classes.remove(id as usize);
+        self.class_by_content.remove(&(class.namespace, &class.labels, &*class.ports), id);
+        for (key, value) in &class.labels {
+            self.classes_by_label.edit(key, value, |of| {
+                of.remove(id);
+                of.is_empty()
+            });
         }
         for selector in &class.selectors {
-            self.classes_of.get_mut(selector).expect("filed").remove(&id);
+            self.classes_of.get_mut(selector).expect("filed").remove(id);
         }
         for selection in &class.selections {
-            self.selections[*selection].classes.remove(&id);
+            self.selections[*selection as usize].classes.remove(id);
         }
-        if let Some(ns) = self.namespaces.get_mut(&class.key.namespace) {
-            ns.classes.remove(&id);
-        }
-        self.journal.classes.insert(id);
+        self.namespaces[class.namespace as usize].classes.remove(id);
+        self.journal.unclassed.extend(class.profile);
+    }
+}
+
+impl Class {
+    fn is_of(&self, labels: &Labels, ports: &[NamedPort]) -> bool {
+        self.labels == *labels && *self.ports == *ports
     }
 }

@@ -109,6 +109,7 @@ pub fn addresses() -> impl Iterator<Item = IpAddr> {
 
 fn labels() -> impl Strategy<Value = Labels> {
     proptest::collection::btree_map(prop_oneof![Just("x".to_owned()), Just("y".to_owned())], "[uv]", 0..3)
+        .prop_map(Labels::from)
 }
 
 fn selector() -> impl Strategy<Value = LabelSelector> {

@@ -92,7 +92,7 @@ fn meta(meta: ObjectMeta) -> Meta {
         name: meta.name.unwrap_or_default(),
         namespace: meta.namespace.unwrap_or_default(),
         uid: meta.uid.unwrap_or_default(),
-        labels: meta.labels.unwrap_or_default(),
+        labels: meta.labels.unwrap_or_default().into(),
         created: meta.creation_timestamp.map_or(0, |time| time.0.as_second()),
         terminating: meta.deletion_timestamp.is_some(),
     }

@@ -31,7 +31,9 @@ pub(crate) fn encode(change: &Change, to: &mut Vec<u8>) {
                 out.kind(entry.tier as u8).number(entry.priority as usize).id(entry.rule.as_bytes());
             }
         }
-        Change::Policy(key, policy) => out.kind(5).key(key).id(policy.subject.as_bytes()).clauses(&policy.clauses),
+        Change::Policy(key, policy) => {
+            out.kind(5).key(key).id(policy.subject.as_bytes()).clauses(&policy.clauses)
+        }
         Change::Profile(id, profile) => {
             out.kind(6).id(id.as_bytes());
             for ruleset in [profile.ingress, profile.egress] {

@@ -1,5 +1,6 @@
 //! One run, in a process that does nothing else.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
 use serde::{Deserialize, Serialize};
 use weir_compiler::object::Event;
-use weir_compiler::slice::SliceDelta;
+use weir_compiler::slice::{Change, SliceDelta};
 use weir_compiler::{Compiler, Scope};
 
 use super::encode::encode;
@@ -49,14 +50,60 @@ pub(crate) struct Counts {
     pub(crate) items: usize,
     /// Of all slices, likewise.
     pub(crate) encoded_bytes: u64,
+    /// The same, with what slices have in common counted once.
+    pub(crate) once_bytes: u64,
+}
+
+/// All changes of a batch, each encoded once; those of one slice are some of these.
+struct Encoded {
+    bytes: Vec<u8>,
+    /// Where each change ends in `bytes`.
+    ends: Vec<usize>,
+    /// The sum of the digests of all changes before each.
+    sums: Vec<u128>,
 }
 
 /// A node's slice, ready to be sent.
 struct Slice {
     node: Arc<str>,
     items: usize,
-    encoded: Vec<u8>,
+    /// Where it is in [`Encoded::bytes`], piece by piece.
+    pieces: Vec<Range<usize>>,
     digest: u128,
+}
+
+impl Encoded {
+    fn of(table: &[Change]) -> Encoded {
+        let (mut bytes, mut ends, mut sums) = (Vec::new(), vec![0], vec![0]);
+        let mut sum = 0u128;
+        for change in table {
+            let start = bytes.len();
+            encode(change, &mut bytes);
+            sum = sum.wrapping_add(digest(&bytes[start..]));
+            ends.push(bytes.len());
+            sums.push(sum);
+        }
+        Encoded { bytes, ends, sums }
+    }
+
+    /// The digest does not depend on the order of the changes.
+    fn slice(&self, delta: &SliceDelta) -> Slice {
+        let mut pieces = Vec::with_capacity(delta.changes.places().len());
+        let (mut items, mut digest) = (0, 0u128);
+        for place in delta.changes.places() {
+            let (start, end) = (place.start as usize, place.end as usize);
+            items += end - start;
+            digest = digest.wrapping_add(self.sums[end].wrapping_sub(self.sums[start]));
+            pieces.push(self.ends[start]..self.ends[end]);
+        }
+        Slice { node: delta.node.clone(), items, pieces, digest }
+    }
+}
+
+fn digest(item: &[u8]) -> u128 {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&blake3::keyed_hash(&[7; 32], item).as_bytes()[..16]);
+    u128::from_le_bytes(bytes)
 }
 
 /// Compiles a cluster; `seed`: its events in another order.
@@ -73,7 +120,8 @@ pub(crate) fn run(scenario: Scenario, percent: usize, seed: Option<u64>, samples
     let mut compiler = Compiler::new(Scope::AllNodes);
     let deltas = compiler.apply(events);
     let compiled = started.elapsed();
-    let slices: Vec<Slice> = deltas.slices.iter().map(slice).collect();
+    let encoded = Encoded::of(deltas.slices.first().map_or(&[], |delta| delta.changes.table()));
+    let slices: Vec<Slice> = deltas.slices.iter().map(|delta| encoded.slice(delta)).collect();
     let took = started.elapsed();
     let cpu_seconds = (cpu()? - cpu_before).as_secs_f64();
     let peak_rss_bytes = status("VmHWM")?;
@@ -90,7 +138,8 @@ pub(crate) fn run(scenario: Scenario, percent: usize, seed: Option<u64>, samples
         profiles: of_graph.profiles,
         nodes: slices.len(),
         items: slices.iter().map(|slice| slice.items).sum(),
-        encoded_bytes: slices.iter().map(|slice| slice.encoded.len() as u64).sum(),
+        encoded_bytes: slices.iter().flat_map(|s| &s.pieces).map(|p| p.len() as u64).sum(),
+        once_bytes: encoded.bytes.len() as u64,
     };
     let digest = of_all(slices);
     let changes = changes(&cluster, &mut compiler, samples)?;
@@ -104,24 +153,6 @@ pub(crate) fn run(scenario: Scenario, percent: usize, seed: Option<u64>, samples
         digest,
         changes,
     })
-}
-
-fn slice(delta: &SliceDelta) -> Slice {
-    let mut encoded = Vec::new();
-    let mut digest = 0;
-    for change in &delta.changes {
-        let start = encoded.len();
-        encode(change, &mut encoded);
-        digest = add(digest, &encoded[start..]);
-    }
-    Slice { node: delta.node.clone(), items: delta.changes.len(), encoded, digest }
-}
-
-/// The order of items says nothing.
-fn add(digest: u128, item: &[u8]) -> u128 {
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&blake3::keyed_hash(&[7; 32], item).as_bytes()[..16]);
-    digest.wrapping_add(u128::from_le_bytes(bytes))
 }
 
 fn of_all(mut slices: Vec<Slice>) -> String {

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 
 pub mod talk;
+pub mod traffic;
 
 use std::path::PathBuf;
 
