@@ -55,10 +55,10 @@ metric() {
 # refused may miss the status, and asks again.
 ask() {
     local answer=$WORK/answer head=$WORK/head status='' _
-    for _ in 1 2 3 4 5; do
+    for _ in 1 2 3; do
         : > "$answer"; : > "$head"
         # FromAgent { hello { protocol: 1 } }, as gRPC frames it; then it waits for what is said to that
-        { printf '\0\0\0\0\4\12\2\10\1'; sleep 1; } | in_ns node1 curl -sS --http2 --max-time 20 --cacert "$WORK/ca.crt" \
+        { printf '\0\0\0\0\4\12\2\10\1'; sleep 1; } | in_ns node1 curl -sS --http2 --max-time 12 --cacert "$WORK/ca.crt" \
             -o "$answer" -D "$head" --connect-to "weir-controller.$NS.svc:9443:$service:9443" -H 'content-type: application/grpc' \
             -H 'te: trailers' ${1:+-H "authorization: Bearer $1"} -X POST -T - \
             "https://weir-controller.$NS.svc:9443/weir.v1.Slices/Follow" 2>>"$WORK/curl.log" || true

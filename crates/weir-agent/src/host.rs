@@ -75,6 +75,9 @@ mod tests {
     fn what_may_not_be_written_is_named() {
         // a folder without these files: they cannot be read either
         let error = setup(Path::new("/proc")).unwrap_err();
-        assert!(error.to_string().starts_with("cannot set net.bridge.bridge-nf-call-iptables to 1: "), "{error}");
+        assert!(
+            error.to_string().starts_with("cannot set net.bridge.bridge-nf-call-iptables to 1: "),
+            "{error}"
+        );
     }
 }

@@ -42,8 +42,10 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let trust = Trust::new(folder.path());
         let controller = Controller::start(&trust, "0.0.0.0:0", 1);
-        controller.apply(vec![Event::Namespace(Namespace { name: "a".into(), ..Default::default() }), pod(1)]);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        controller
+            .apply(vec![Event::Namespace(Namespace { name: "a".into(), ..Default::default() }), pod(1)]);
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         World { controller, folder, runtime }
     }
 
@@ -72,7 +74,8 @@ impl World {
         tokio::spawn(connection);
         let uri = format!("https://{NAME}/weir.v1.Slices/Follow");
         let request = Request::post(uri).header("content-type", "application/grpc").header("te", "trailers");
-        let request = token.into_iter().fold(request, |request, token| request.header("authorization", token));
+        let request =
+            token.into_iter().fold(request, |request, token| request.header("authorization", token));
         let answer = sender.send_request(request.body(Full::new(Bytes::from(body))).unwrap()).await.ok()?;
         if let Some(status) = answer.headers().get("grpc-status") {
             return Some(status.to_str().unwrap().to_owned());
@@ -124,7 +127,8 @@ impl Agent {
         for what in [hello(), from_agent::What::Have(Have::default())] {
             say.send(FromAgent { what: Some(what) }).await.unwrap();
         }
-        let outgoing = futures_util::stream::unfold(said, |mut said| async { Some((said.recv().await?, said)) });
+        let outgoing =
+            futures_util::stream::unfold(said, |mut said| async { Some((said.recv().await?, said)) });
         let mut request = tonic::Request::new(outgoing);
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
         let answer = SlicesClient::new(channel).follow(request).await.map_err(|status| status.to_string())?;
@@ -137,7 +141,8 @@ impl Agent {
     }
 
     async fn next(&mut self) -> Result<from_controller::What, String> {
-        let next = tokio::time::timeout(LONG, self.messages.next()).await.map_err(|_| "nothing comes".to_owned())?;
+        let next =
+            tokio::time::timeout(LONG, self.messages.next()).await.map_err(|_| "nothing comes".to_owned())?;
         let message = next.ok_or("the end")?.map_err(|status| status.to_string())?;
         message.what.ok_or_else(|| "an empty message".to_owned())
     }
@@ -187,7 +192,11 @@ fn who_is_no_agent_is_refused() {
             ("Hello twice", [message(hello()), message(hello())].concat(), "3"),
             ("of no protocol", message(from_agent::What::Hello(Hello::default())), "3"),
             ("parts of no size", [message(hello()), have(vec![0; 17])].concat(), "3"),
-            ("parts of a number that is no power of two", [message(hello()), have(vec![0; 48])].concat(), "3"),
+            (
+                "parts of a number that is no power of two",
+                [message(hello()), have(vec![0; 48])].concat(),
+                "3",
+            ),
             ("too many parts", [message(hello()), have(vec![0; 16 * 8192])].concat(), "3"),
             ("noise", framed(&[0xff; 100]), "13"),
             ("too long", framed(&vec![0; (1 << 20) + 1]), "11"),
@@ -254,7 +263,8 @@ fn ten_thousand_idle_connections_are_bounded_and_agents_are_served() {
         }
         println!("{} of them are open", open.len());
         assert!(open.len() <= 2048 + 100, "{} strangers at once", open.len());
-        let from_one = open.iter().filter(|s| s.local_addr().is_ok_and(|a| a.ip().to_string() == "127.0.0.2"));
+        let from_one =
+            open.iter().filter(|s| s.local_addr().is_ok_and(|a| a.ip().to_string() == "127.0.0.2"));
         assert!(from_one.count() <= 64 + 10, "from one address");
 
         world.controller.apply(vec![pod(2)]);
