@@ -10,7 +10,7 @@ The same packages and binaries give the same bytes: files are sorted and belong 
 layer 1, so that it changes with its packages only, and the commit's (or SOURCE_DATE_EPOCH) elsewhere. To be built on the oldest release that is at hand, as
 the binaries are. Needs: dpkg, ldd, strip; no root, no network.
 
---for-tests takes an agent with the feature `ipset`, which must not be handed on (see NOTICE).
+--for-tests takes an agent with the feature `ipset`, which must not be handed on (see NOTICE), and compresses less.
 """
 import argparse
 import gzip
@@ -165,10 +165,10 @@ def encode(value):
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-def archive(name, time, layers, labels):
-    """The bytes of an OCI archive, and the image's digest. Layers are (tar, what made it)."""
+def archive(name, time, layers, labels, level):
+    """The bytes of an OCI archive, and the image's digest. Layers are (tar, what made it), compressed by a level."""
     created = datetime.fromtimestamp(time, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    zipped = [gzip.compress(raw, 6, mtime=0) for raw, _ in layers]
+    zipped = [gzip.compress(raw, level, mtime=0) for raw, _ in layers]
     config = encode({
         "created": created, "architecture": ARCHITECTURES[platform.machine()], "os": "linux",
         "config": {"User": f"{USER}:{USER}", "Env": ["PATH=/usr/bin"], "WorkingDir": "/", "Labels": labels},
@@ -225,7 +225,7 @@ def main():
     content, digest = archive(args.name, time, [
         (tree.tar(0), "image.py: " + " ".join(packages)),
         (programs(args.binaries).tar(time), "image.py: " + " ".join(sorted(map(os.path.basename, args.binaries)))),
-    ], labels)
+    ], labels, 1 if args.for_tests else 9)
     with open(args.out + ".new", "wb") as f:
         f.write(content)
     os.replace(args.out + ".new", args.out)
