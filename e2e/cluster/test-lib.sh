@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034  # sourced: what is set here is used there
 # Of the tests on the cluster: which agent, how results are counted, and how it ends.
 # Sourced after lib.sh; WORK is a folder for states, tables and results.
 t0=$SECONDS passed=0 failed=0 watcher='' finished='' keep=''
