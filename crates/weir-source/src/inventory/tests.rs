@@ -110,7 +110,7 @@ fn workloads_without_pods_have_stand_ins() {
 fn a_snapshot_has_what_is_in_use_and_says_the_same() {
     let pod = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: n, annotations: {a: secret}, \
                creationTimestamp: '2026-11-20T10:00:00Z', ownerReferences: [{kind: ReplicaSet, name: r, uid: secret, \
-               controller: true}]}\nspec: {serviceAccountName: secret, nodeName: n1, containers: [{name: secret, image: \
+               controller: true}]}\nspec: {serviceAccountName: robot, nodeName: n1, containers: [{name: secret, image: \
                secret, env: [{name: A, value: secret}], ports: [{containerPort: 80, name: http}]}]}\nstatus: \
                {phase: Running, podIP: 10.0.0.1, message: secret, conditions: [{type: Ready, status: 'True', reason: \
                secret}, {type: Secret, status: 'True'}]}\n---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
