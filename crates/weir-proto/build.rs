@@ -7,7 +7,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         // a change is encoded once, and shared by the frames of all agents that need it
         .bytes(".weir.v1.Changes.change")
-        .bytes(".weir.v1.FromController")
         .build_transport(false)
         .compile_fds(descriptors)?;
     Ok(())

@@ -1,6 +1,6 @@
 //! Connections: TLS, and bounds on those that have not shown yet who they are.
 //!
-//! A connection that has no accepted token after [`PATIENCE`] is closed. If there are too many of them, altogether
+//! A connection that has no accepted token after ten seconds is closed. If there are too many of them, altogether
 //! or from one address, the oldest goes: an agent needs some milliseconds, an idler stays.
 
 use std::collections::VecDeque;

@@ -146,7 +146,7 @@ impl Conversation {
             protocol: hello.protocol.min(PROTOCOL),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: self.node.clone(),
-            digest_key: self.server.key.as_bytes().to_vec().into(),
+            digest_key: self.server.key.as_bytes().to_vec(),
         }));
         let from_agent::What::Have(have) = self.next().await? else {
             return Err(Status::invalid_argument("after Welcome comes Have"));

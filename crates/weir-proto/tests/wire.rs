@@ -50,7 +50,7 @@ fn check(change: &Change) {
         Change::Members { id, added, removed } => members(*id, false, added, removed),
         Change::PeerSet(id, set, all) => {
             members(*id, true, all, &[]);
-            let bare = Change::PeerSet(*id, set.clone(), Vec::new().into());
+            let bare = Change::PeerSet(*id, set.clone(), Vec::new());
             assert_eq!(decode(&weir_proto::change(change)), Ok(Received::Put(bare)));
         }
         other => {

@@ -104,7 +104,7 @@ impl Controller {
             metrics: metrics.clone(),
             namespace: "weir-system".to_owned(),
             health: Health::new(Duration::from_secs(600)),
-        status: tokio::sync::watch::channel(Default::default()).0,
+            status: tokio::sync::watch::channel(Default::default()).0,
         };
         let server = Server { identify: Arc::new(Gullible), calls, synced, key, metrics };
         let listener = listen(address);

@@ -40,7 +40,7 @@ impl Agent {
         let with_members = |change: &Change| match change {
             Change::PeerSet(id, set, _) => {
                 let members: Vec<Member> = self.members.get(id).into_iter().flatten().copied().collect();
-                Change::PeerSet(*id, set.clone(), members.into())
+                Change::PeerSet(*id, set.clone(), members)
             }
             other => other.clone(),
         };
