@@ -85,7 +85,7 @@ fn top(owner: &Owner, pod: &Pod, by_name: &HashMap<(&str, &ObjectKey), &Workload
     match owner.kind.as_str() {
         "ReplicaSet" => {
             let hashed = HASHES.iter().find_map(|(label, kind)| {
-                let hash = pod.labels.get(*label).filter(|hash| !hash.is_empty())?;
+                let hash = pod.labels.get(label).filter(|hash| !hash.is_empty())?;
                 let name = owner.name.strip_suffix(hash.as_str())?.strip_suffix('-')?;
                 (!name.is_empty()).then(|| as_kind(kind, name))
             });

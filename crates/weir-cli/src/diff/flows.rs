@@ -65,9 +65,15 @@ fn rectangle((before, after): (u32, u32), from: Vec<u32>, to: Vec<u32>) -> Recta
     Rectangle { from, to, before, after, pairs: 0 }
 }
 
+/// Of a flow, before and after.
+type Verdicts = (u32, u32);
+type Classes = Vec<u32>;
+/// A change, the others at which it is seen, and those that see it.
+type Alike = (Verdicts, Classes, Classes);
+
 /// Those that see the same change at the same others, together: change, others, those.
-fn merge(seen: BTreeMap<u32, Seen>) -> Vec<((u32, u32), Vec<u32>, Vec<u32>)> {
-    let mut together: HashMap<((u32, u32), Vec<u32>), Vec<u32>> = HashMap::new();
+fn merge(seen: BTreeMap<u32, Seen>) -> Vec<Alike> {
+    let mut together: HashMap<(Verdicts, Classes), Classes> = HashMap::new();
     for (class, seen) in seen {
         for (change, mut others) in seen {
             others.sort_unstable();

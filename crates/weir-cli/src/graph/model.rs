@@ -114,10 +114,10 @@ impl Builder {
             }
         }
         self.of_class = vec![Vec::new(); reach.classes.len()];
-        let mut alike: BTreeMap<(&str, Vec<usize>), Vec<(&Workload, usize)>> = BTreeMap::new();
+        let mut alike: BTreeMap<_, Vec<(&Workload, usize)>> = BTreeMap::new();
         for (workload, classes) in &classes_of {
             let pods = classes.values().sum();
-            let key = (workload.namespace.as_str(), classes.keys().copied().collect());
+            let key: (&str, Vec<usize>) = (&workload.namespace, classes.keys().copied().collect());
             alike.entry(key).or_default().push((workload, pods));
         }
         for ((namespace, classes), workloads) in alike {

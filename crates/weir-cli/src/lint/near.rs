@@ -89,7 +89,7 @@ fn other_key(key: &str, values: &[&str], labels: &[&Labels]) -> Option<String> {
     if let Some(near) = nearest(key, keys.iter().copied().filter(|k| *k != key)) {
         return Some(format!("did you mean {}?", with(near)));
     }
-    let has = |k: &&&str| labels.iter().any(|l| l.get(**k).is_some_and(|v| values.contains(&v.as_str())));
+    let has = |k: &&&str| labels.iter().any(|l| l.get(k).is_some_and(|v| values.contains(&v.as_str())));
     let last = |k: &str| k.rsplit('/').next().unwrap_or(k).to_owned();
     let found = keys.iter().filter(has).min_by_key(|k| (last(k) != last(key), **k))?;
     Some(format!("did you mean {}?", with(found)))
