@@ -164,6 +164,16 @@ tables 15 <<<"$holds"
 step "tokens"
 tokens
 
+if [[ -x $(dirname "$AGENT")/weir ]]; then
+    step "weir status"
+    status() { in_ns fabric "$(dirname "$AGENT")/weir" status --kubeconfig "$RUN/pki/admin.kubeconfig" "$@"; }
+    told() { status -o json | python3 -c 'import json, sys; s = json.load(sys.stdin); sys.exit(not (s["ok"] and sum(c["agents"] or 0 for c in s["controllers"]) == len(s["nodes"]) == 2 and s["toEnforce"]))'; }
+    # controllers write what they know every 15 seconds
+    wait_for 60 "what controllers tell" told || true
+    status || true
+    expect "all is well, all nodes enforce, and it is known how fast" told
+fi
+
 step "controllers are killed one at a time, while policies change; packets all the while"
 state; cp "$WORK/state.json" "$WORK/watched.json"
 "$HERE/probe.py" watch "$WORK/watched.json" --log "$WORK/watch.log" <<<"$holds" >"$WORK/watch.out" &
