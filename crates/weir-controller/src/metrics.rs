@@ -114,7 +114,26 @@ impl Metrics {
             Unit::Seconds,
             metrics.ca_ends.clone(),
         );
+        metrics.begin_with_zeroes();
         metrics
+    }
+
+    /// Labels that are known are there from the beginning: a rate needs a first value.
+    fn begin_with_zeroes(&self) {
+        for kind in ["namespace", "pod", "policy"] {
+            self.events.get_or_create(&Kind { kind });
+        }
+        for kind in ["pods", "policies", "vertices", "profiles"] {
+            self.objects.get_or_create(&Kind { kind });
+        }
+        for result in ["all", "differences", "nothing"] {
+            self.joins.get_or_create(&Outcome { result });
+        }
+        for reason in
+            ["no_token", "invalid_token", "not_an_agent", "unchecked", "no_tls", "nothing_said", "too_many"]
+        {
+            self.refused.get_or_create(&Reason { reason });
+        }
     }
 
     pub(crate) fn refused(&self, reason: &'static str) {
