@@ -4,12 +4,14 @@
 //!   Event ──> population   namespaces, pods, addresses; which selectors match whom
 //!        └──> policy       a NetworkPolicy, read clause by clause; its problems
 //!               └─> lower ──> graph      Ruleset ─> Rule ─> PeerSet, PortSet (petgraph)
-//!                                │
-//!   profiles: which policies select which pods, and the rulesets that this gives
+//!                     │          │
+//!   subjects: what policies select, and what those with one subject say together
+//!                     │          │
+//!   profiles: pods that the same subjects select, and the rulesets that this gives
 //!                                │
 //!   commit: what that changes ───┴──> slice: SliceDelta per node ──> NodeSlice
-//!                                                                        │
-//!             flow: what both ends say <── verdict: may it pass, and why <─┘
+//!     nodes: who has what                    each change once, in one table    │
+//!             flow: what both ends say <── verdict: may it pass, and why <─────┘
 //! ```
 //!
 //! There is one way in, [`Compiler::apply`], for the first object and for the millionth change.

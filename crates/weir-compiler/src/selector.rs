@@ -3,6 +3,8 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::object::{LabelSelector, Labels};
 
 /// A selector: all requirements must hold. Two selectors that are written differently but have
@@ -23,9 +25,9 @@ pub enum Requirement {
     DoesNotExist(String),
 }
 
-/// Values of a label, sorted, each once.
+/// Values of a label, sorted, each once. There is one most of the time.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Values(Box<[String]>);
+pub struct Values(SmallVec<[String; 1]>);
 
 impl Deref for Values {
     type Target = [String];
@@ -36,10 +38,10 @@ impl Deref for Values {
 
 impl FromIterator<String> for Values {
     fn from_iter<I: IntoIterator<Item = String>>(values: I) -> Self {
-        let mut values: Vec<String> = values.into_iter().collect();
+        let mut values: SmallVec<[String; 1]> = values.into_iter().collect();
         values.sort_unstable();
         values.dedup();
-        Values(values.into())
+        Values(values)
     }
 }
 
@@ -77,13 +79,13 @@ impl Selector {
 
     /// The selector of one value of one label.
     pub fn label(key: &str, value: &str) -> Self {
-        Selector([Requirement::In(key.to_owned(), value.into())].into())
+        Selector(Arc::new([Requirement::In(key.to_owned(), value.into())]))
     }
 
     /// The canonical form of a selector, and what of it cannot be evaluated (with the path of it).
     /// Those parts are left out of the selector: the caller decides what is closed, more or nothing.
     pub fn read(selector: &LabelSelector) -> (Self, Vec<(String, String)>) {
-        let mut all = Vec::with_capacity(selector.match_labels.len() + selector.match_expressions.len());
+        let mut all: SmallVec<[Requirement; 2]> = SmallVec::new();
         let mut unreadable = Vec::new();
         for field in selector.unknown.keys() {
             unreadable.push((field.clone(), "unknown field".to_owned()));
@@ -158,10 +160,15 @@ impl Selector {
 
 impl FromIterator<Requirement> for Selector {
     fn from_iter<I: IntoIterator<Item = Requirement>>(requirements: I) -> Self {
-        let mut all: Vec<Requirement> = requirements.into_iter().collect();
+        let mut all: SmallVec<[Requirement; 2]> = requirements.into_iter().collect();
+        if all.len() == 1
+            && let Some(one) = all.pop()
+        {
+            return Selector(Arc::new([one]));
+        }
         all.sort_unstable();
         all.dedup();
-        Selector(all.into())
+        Selector(all.into_vec().into())
     }
 }
 

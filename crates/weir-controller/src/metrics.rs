@@ -121,18 +121,18 @@ impl Metrics {
     /// Labels that are known are there from the beginning: a rate needs a first value.
     fn begin_with_zeroes(&self) {
         for kind in ["namespace", "pod", "policy"] {
-            self.events.get_or_create(&Kind { kind });
+            drop(self.events.get_or_create(&Kind { kind }));
         }
         for kind in ["pods", "policies", "vertices", "profiles"] {
-            self.objects.get_or_create(&Kind { kind });
+            drop(self.objects.get_or_create(&Kind { kind }));
         }
         for result in ["all", "differences", "nothing"] {
-            self.joins.get_or_create(&Outcome { result });
+            drop(self.joins.get_or_create(&Outcome { result }));
         }
         for reason in
             ["no_token", "invalid_token", "not_an_agent", "unchecked", "no_tls", "nothing_said", "too_many"]
         {
-            self.refused.get_or_create(&Reason { reason });
+            drop(self.refused.get_or_create(&Reason { reason }));
         }
     }
 

@@ -6,7 +6,6 @@
 //!                                        └──> then single changes: microseconds to the deltas
 //! ```
 
-mod encode;
 mod run;
 mod scenario;
 

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use weir_compiler::object::Event;
 use weir_compiler::slice::{Change, SliceDelta};
 use weir_compiler::{Compiler, Scope};
+use weir_proto::DigestKey;
 
-use super::encode::encode;
 use super::scenario::{Cluster, Scenario};
 use crate::compare::Random;
 
@@ -54,10 +54,11 @@ pub(crate) struct Counts {
     pub(crate) once_bytes: u64,
 }
 
-/// All changes of a batch, each encoded once; those of one slice are some of these.
+/// All changes of a batch, each encoded once, as the controller sends it; those of one slice are some of these.
 struct Encoded {
-    bytes: Vec<u8>,
-    /// Where each change ends in `bytes`.
+    /// One behind the other: what each thread encoded.
+    bytes: Vec<Vec<u8>>,
+    /// Where each change ends.
     ends: Vec<usize>,
     /// The sum of the digests of all changes before each.
     sums: Vec<u128>,
@@ -73,17 +74,26 @@ struct Slice {
 }
 
 impl Encoded {
+    /// With two threads, if there are as many processors: changes have nothing to do with each other.
     fn of(table: &[Change]) -> Encoded {
-        let (mut bytes, mut ends, mut sums) = (Vec::new(), vec![0], vec![0]);
-        let mut sum = 0u128;
-        for change in table {
-            let start = bytes.len();
-            encode(change, &mut bytes);
-            sum = sum.wrapping_add(digest(&bytes[start..]));
-            ends.push(bytes.len());
-            sums.push(sum);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(2);
+        let parts = table.chunks(table.len().div_ceil(threads).max(1));
+        let parts: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = parts.map(|part| scope.spawn(|| encode(part))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("encoding does not panic")).collect()
+        });
+        let mut all = Encoded { bytes: Vec::new(), ends: vec![0], sums: vec![0] };
+        let (mut start, mut sum) = (0, 0u128);
+        for (bytes, changes) in parts {
+            for (end, digest) in changes {
+                sum = sum.wrapping_add(digest);
+                all.ends.push(start + end);
+                all.sums.push(sum);
+            }
+            start += bytes.len();
+            all.bytes.push(bytes);
         }
-        Encoded { bytes, ends, sums }
+        all
     }
 
     /// The digest does not depend on the order of the changes.
@@ -100,10 +110,26 @@ impl Encoded {
     }
 }
 
-fn digest(item: &[u8]) -> u128 {
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&blake3::keyed_hash(&[7; 32], item).as_bytes()[..16]);
-    u128::from_le_bytes(bytes)
+/// The bytes of these changes; for each, where they end, and its digest.
+fn encode(changes: &[Change]) -> (Vec<u8>, Vec<(usize, u128)>) {
+    // the same in each run, so that digests can be compared
+    let key = DigestKey::new([7; 32]);
+    let mut bytes = Vec::new();
+    let digests = changes.iter().map(|change| {
+        let encoded = weir_proto::change(change);
+        let mut digest = key.digest(&encoded);
+        bytes.extend_from_slice(&encoded);
+        if let Change::PeerSet(id, _, members) = change {
+            for encoded in weir_proto::members(*id, true, members, &[]) {
+                bytes.extend_from_slice(&encoded);
+            }
+            let digests = members.iter().map(|member| key.member(*id, *member).1);
+            digest = digests.fold(digest, u128::wrapping_add);
+        }
+        (bytes.len(), digest)
+    });
+    let digests = digests.collect();
+    (bytes, digests)
 }
 
 /// Compiles a cluster; `seed`: its events in another order.
@@ -139,7 +165,7 @@ pub(crate) fn run(scenario: Scenario, percent: usize, seed: Option<u64>, samples
         nodes: slices.len(),
         items: slices.iter().map(|slice| slice.items).sum(),
         encoded_bytes: slices.iter().flat_map(|s| &s.pieces).map(|p| p.len() as u64).sum(),
-        once_bytes: encoded.bytes.len() as u64,
+        once_bytes: encoded.bytes.iter().map(|part| part.len() as u64).sum(),
     };
     let digest = of_all(slices);
     let changes = changes(&cluster, &mut compiler, samples)?;
