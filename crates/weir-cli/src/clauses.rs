@@ -1,5 +1,6 @@
 //! What a clause of a policy says, in words, and why it does not match.
 
+use weir_compiler::cidr::Cidr;
 use weir_compiler::object::{IpBlock, LabelSelector, Labels, ObjectKey, Peer, PolicyPort, PortRef};
 use weir_compiler::policy::{PeerClause, PortClause, RuleClause};
 use weir_compiler::selector::{Requirement, Selector};
@@ -114,6 +115,12 @@ pub(crate) fn why_not_peer(pair: &Pair<'_>, family: &InFamily, clause: &ClauseRe
         }
         return format!("{} has {}", peer.key, family.peer(clause.direction));
     }
+    if let Some(label) = state.label.as_ref().filter(|_| state.bare_address) {
+        return match state.pod.node {
+            Some(_) => format!("{label} is no pod, and selectors match pods only (N25)"),
+            None => "addresses of no pod, and selectors match pods only (N25)".to_owned(),
+        };
+    }
     if state.bare_address {
         return format!("no pod has {}, and selectors match pods only (N25)", family.peer(clause.direction));
     }
@@ -207,7 +214,12 @@ pub(crate) fn hint(pair: &Pair<'_>, miss: &Miss) -> Option<String> {
         // as many needs as complaints: labels are all that is missing
         if peer.bare_address && written_peer(pair, &miss.clause).is_some() {
             let address = peer.addresses[0];
-            let block = if address.is_ipv4() { format!("{address}/32") } else { format!("{address}/128") };
+            let block = match (&peer.label, &peer.pod.node) {
+                (Some(label), None) if Cidr::parse(label).is_some() => label.clone(),
+                (Some(label), None) => format!("that has {label}"),
+                _ if address.is_ipv4() => format!("{address}/32"),
+                _ => format!("{address}/128"),
+            };
             let (policy, rule) = (&miss.clause.policy, miss.clause.rule);
             let field = peers_field(miss.clause.direction);
             return Some(format!(

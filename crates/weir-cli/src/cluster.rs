@@ -4,7 +4,7 @@
 //! slice of a pod does not depend on where it runs; where that matters (N71), `weir_compiler::flow`
 //! knows it from the pods.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Result, bail};
@@ -21,7 +21,7 @@ use weir_source::{Id, Place, Problem};
 use crate::addresses::StandIns;
 use crate::excerpt::{self, Sources};
 use crate::input::Found;
-use crate::workloads;
+use crate::{refused, workloads};
 
 /// The node on which all pods are compiled.
 const NODE: &str = "all";
@@ -33,7 +33,7 @@ pub(crate) const NODE_LOCAL_DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 20,
 const NAMED: usize = 10;
 
 /// A pod.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct PodState {
     pub(crate) pod: Pod,
     /// Those that are its own (N77), or stand-ins.
@@ -50,12 +50,37 @@ pub(crate) struct PodState {
     pub(crate) details: PodDetails,
     /// It is not there: it stands for those that its workload would make.
     pub(crate) made_up: bool,
+    /// What it is called, if that is neither its name nor its address: a node, a range of addresses.
+    pub(crate) label: Option<String>,
+    /// It is on every node, hence on the other end's.
+    pub(crate) everywhere: bool,
 }
 
 impl PodState {
     /// As people call it: `NAMESPACE/NAME`, or the address.
     pub(crate) fn name(&self) -> String {
-        if self.bare_address { self.addresses[0].to_string() } else { self.pod.key.to_string() }
+        match &self.label {
+            Some(label) => label.clone(),
+            None if self.bare_address => self.addresses[0].to_string(),
+            None => self.pod.key.to_string(),
+        }
+    }
+
+    /// What is no pod, but has addresses.
+    pub(crate) fn bare(name: &str, addresses: Vec<IpAddr>) -> PodState {
+        let pod = Pod {
+            key: ObjectKey::new("", name),
+            uid: String::new(),
+            labels: Labels::new(),
+            node: None,
+            ips: addresses.clone(),
+            host_network: true,
+            finished: false,
+            terminating: false,
+            created: 0,
+            ports: Vec::new(),
+        };
+        PodState { addresses, bare_address: true, ..PodState::of(pod) }
     }
 
     /// Of a pod, with nothing known beside it.
@@ -69,6 +94,8 @@ impl PodState {
             workload: None,
             details: PodDetails::default(),
             made_up: false,
+            label: None,
+            everywhere: false,
         }
     }
 }
@@ -119,6 +146,10 @@ pub(crate) struct Cluster {
     pub(crate) notes: Vec<String>,
     pub(crate) sources: Sources,
     ignored: usize,
+    /// Who has an address; stand-ins are nobody's.
+    by_address: HashMap<IpAddr, ObjectKey>,
+    /// Addresses that nobody has, for what has none that is known.
+    pub(crate) spare: Vec<IpAddr>,
 }
 
 impl Cluster {
@@ -152,6 +183,8 @@ impl Cluster {
             notes: unseen,
             sources,
             ignored: inventory.ignored,
+            by_address: HashMap::new(),
+            spare: Vec::new(),
         };
         let mut pods = Vec::new();
         let mut rest = Vec::new();
@@ -191,6 +224,9 @@ impl Cluster {
         let stand_ins = cluster.complete(&mut pods);
         rest.extend(pods.iter().cloned().map(|pod| Event::Pod(Pod { node: Some(NODE.to_owned()), ..pod })));
         cluster.compile(rest);
+        if !live {
+            cluster.refusals();
+        }
         cluster.add(pods, &stand_ins);
         for (key, state) in &mut cluster.pods {
             state.details = details.remove(key).unwrap_or_default();
@@ -257,12 +293,13 @@ impl Cluster {
     }
 
     /// Gives addresses to pods without any; returns which.
-    fn complete(&self, pods: &mut [Pod]) -> BTreeSet<ObjectKey> {
+    fn complete(&mut self, pods: &mut [Pod]) -> BTreeSet<ObjectKey> {
         let written: BTreeSet<IpAddr> = pods.iter().flat_map(|p| &p.ips).copied().collect();
         let v6 = written.iter().any(IpAddr::is_ipv6);
         let v4 = !v6 || written.iter().any(IpAddr::is_ipv4);
         let read: Vec<_> = self.policies.values().map(|p| ReadPolicy::read(p).clauses).collect();
         let mut stand_ins = StandIns::new([v4, v6], read.iter().flat_map(|c| blocks(c)), written);
+        self.spare = stand_ins.next();
         let without = pods.iter_mut().filter(|p| p.ips.is_empty() && !p.finished);
         without
             .map(|pod| {
@@ -283,9 +320,34 @@ impl Cluster {
                 }
                 let id = Id { kind: weir_source::Kind::Policy, key: key.clone() };
                 let place = self.place_of(key, &problem.path);
-                let told = Problem { place, object: Some(id), reason: problem.to_string() };
+                // kubectl refuses unknown fields; an API server drops them, or knows them by now
+                let refused = if problem.reason.starts_with("unknown field") {
+                    ""
+                } else {
+                    ", and an API server refuses it"
+                };
+                let told = Problem { place, object: Some(id), reason: format!("{problem}{refused}") };
                 self.warn(&told, Some(&problem.path));
             }
+        }
+    }
+
+    /// Tells of policies that could never be in force as they are written.
+    fn refusals(&mut self) {
+        let found: Vec<(ObjectKey, String, String)> = self
+            .policies
+            .iter()
+            .flat_map(|(key, policy)| {
+                let all = refused::reasons(policy, self.documents.get(key));
+                all.into_iter().map(|(path, reason)| (key.clone(), path, reason))
+            })
+            .collect();
+        for (key, path, reason) in found {
+            let place = self.place_of(&key, &path);
+            let id = Id { kind: weir_source::Kind::Policy, key };
+            let reason =
+                format!("{path}: {reason}; an API server refuses the policy, here it counts as written");
+            self.warn(&Problem { place, object: Some(id), reason }, Some(&path));
         }
     }
 
@@ -315,35 +377,36 @@ impl Cluster {
             } else {
                 None
             };
+            if out.is_none() && !stand_in {
+                for address in &addresses {
+                    self.by_address.entry(*address).or_insert_with(|| pod.key.clone());
+                }
+            }
             self.pods.insert(pod.key.clone(), PodState { addresses, stand_in, out, ..PodState::of(pod) });
         }
     }
 
-    /// Whose an address is, seen from a pod: another's, or nobody's. Of that one it is the only address here.
-    pub(crate) fn at(&self, address: IpAddr, from: &PodState) -> PodState {
-        let here = |p: &&PodState| p.out.is_none() && !p.stand_in && p.addresses.contains(&address);
-        // where several have it, it is their node's: best, the asking pod's own
-        let all = || self.pods.values().filter(here);
-        let own = all().find(|p| p.pod.node.is_some() && p.pod.node == from.pod.node);
-        if let Some(state) = own.or_else(|| all().next()) {
+    /// Whose an address is: a pod's, a node's, or nobody's. Of that one it is the only address here.
+    pub(crate) fn at(&self, address: IpAddr) -> PodState {
+        if let Some(state) = self.owner(address) {
             let addresses = vec![address];
-            let (workload, details) = (state.workload.clone(), state.details.clone());
-            return PodState { addresses, workload, details, ..PodState::of(state.pod.clone()) };
+            return PodState { addresses, ..state.clone() };
         }
-        let node = if address == NODE_LOCAL_DNS { from.pod.node.clone() } else { None };
-        let pod = Pod {
-            key: ObjectKey::new("", address.to_string()),
-            uid: String::new(),
-            labels: Labels::new(),
-            node,
-            ips: vec![address],
-            host_network: true,
-            finished: false,
-            terminating: false,
-            created: 0,
-            ports: Vec::new(),
-        };
-        PodState { addresses: vec![address], bare_address: true, ..PodState::of(pod) }
+        let mut state = PodState::bare(&address.to_string(), vec![address]);
+        state.everywhere = address == NODE_LOCAL_DNS;
+        let node = self.nodes.values().find(|node| node.addresses.contains(&address));
+        state.pod.node = node.map(|node| node.name.clone());
+        state
+    }
+
+    /// The pod that has an address; of those in a node's network, any, for they are on one node.
+    pub(crate) fn owner(&self, address: IpAddr) -> Option<&PodState> {
+        self.pods.get(self.by_address.get(&address)?)
+    }
+
+    /// Of what is called, without its namespace, in messages: a pod of the manifests, or of the cluster.
+    pub(crate) fn whence(&self) -> &'static str {
+        if self.live { "in this cluster" } else { "in the manifests" }
     }
 
     /// The pod as an end of a flow.

@@ -15,30 +15,54 @@ const WIDTH: usize = 100;
 /// Reads files again to show lines of them.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
-    texts: HashMap<PathBuf, Option<String>>,
+    texts: HashMap<PathBuf, Option<Text>>,
+}
+
+/// A file, and where its lines begin.
+#[derive(Debug)]
+struct Text {
+    text: String,
+    lines: Vec<usize>,
+}
+
+impl Text {
+    fn new(bytes: &[u8]) -> Text {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let ends = text.match_indices('\n').map(|(at, _)| at + 1);
+        let lines = std::iter::once(0).chain(ends).collect();
+        Text { text, lines }
+    }
+
+    /// Counted from 0.
+    fn line(&self, at: usize) -> Option<&str> {
+        let start = *self.lines.get(at)?;
+        let end = self.lines.get(at + 1).copied().unwrap_or(self.text.len());
+        Some(self.text.get(start..end)?).filter(|line| !line.is_empty())
+    }
 }
 
 impl Sources {
     /// With what standard input was.
     pub(crate) fn new(stdin: Option<&[u8]>) -> Sources {
-        let text = stdin.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-        Sources { texts: text.map(|text| (PathBuf::from(STDIN), Some(text))).into_iter().collect() }
+        let text = stdin.map(|bytes| (PathBuf::from(STDIN), Some(Text::new(bytes))));
+        Sources { texts: text.into_iter().collect() }
     }
 
     /// The text of a file, if it can be read.
     pub(crate) fn text(&mut self, file: &Path) -> Option<&str> {
-        let read = || {
-            let text = std::fs::read(file).ok();
-            text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        };
-        self.texts.entry(file.to_owned()).or_insert_with(read).as_deref()
+        self.file(file).map(|text| text.text.as_str())
+    }
+
+    fn file(&mut self, file: &Path) -> Option<&Text> {
+        let read = || std::fs::read(file).ok().map(|bytes| Text::new(&bytes));
+        self.texts.entry(file.to_owned()).or_insert_with(read).as_ref()
     }
 
     /// The line, with its number in front; `key` is underlined, if it is there once.
     pub(crate) fn excerpt(&mut self, place: &Place, key: Option<&str>) -> Option<String> {
-        let text = self.text(&place.file)?;
+        let text = self.file(&place.file)?;
         let at = usize::try_from(place.line).ok()?.checked_sub(1)?;
-        let line = text.lines().nth(at)?;
+        let line = text.line(at)?;
         let line = line.trim_end();
         let found = key.and_then(|key| line_key(line, key));
         // of a long line, what is around the key

@@ -3,40 +3,70 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use weir_compiler::flow::{Answer, Exempt};
+use weir_compiler::flow::{Answer as Says, Exempt};
 use weir_compiler::object::{ObjectKey, Protocol};
 use weir_compiler::slice::Direction;
 use weir_compiler::verdict::{ClauseRef, Reason};
 
+use crate::ask::{Answer as Found, Said as Verdicts};
 use crate::clauses::{self, MISSES};
+use crate::ends::Party;
 use crate::judge::{InFamily, Judgement, Pair};
 use crate::names::Port;
-use crate::ports::Range;
 
-/// The answer about one port.
+/// The whole answer.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct One {
+pub(crate) struct Answer {
     from: String,
     to: String,
-    port: u16,
-    protocol: Protocol,
     allowed: bool,
-    families: BTreeMap<&'static str, bool>,
-    egress: Side,
-    ingress: Side,
+    pairs: Pairs,
+    /// Of the group that decides.
+    #[serde(flatten)]
+    said: Said,
+    groups: Vec<Group>,
     notes: Vec<String>,
 }
 
-/// The answer about all ports.
+#[derive(Debug, Serialize)]
+struct Pairs {
+    allowed: usize,
+    denied: usize,
+}
+
+/// Pairs of which the same is true.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct All {
+struct Group {
+    pairs: usize,
+    examples: Vec<Example>,
+    allowed: bool,
+    #[serde(flatten)]
+    said: Said,
+}
+
+#[derive(Debug, Serialize)]
+struct Example {
     from: String,
     to: String,
-    allowed: bool,
-    ports: Vec<Ports>,
-    notes: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Said {
+    One(Box<One>),
+    All { ports: Vec<Ports> },
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct One {
+    port: u16,
+    protocol: Protocol,
+    families: BTreeMap<&'static str, bool>,
+    egress: Side,
+    ingress: Side,
 }
 
 #[derive(Debug, Serialize)]
@@ -84,44 +114,58 @@ struct Miss {
     port_matches: bool,
 }
 
-/// About one port.
-pub(crate) fn one(pair: &Pair<'_>, port: Port, judgement: &Judgement) -> One {
-    let family = judgement.deciding();
-    One {
-        from: pair.from.name(),
-        to: pair.to.name(),
-        port: port.number,
-        protocol: port.protocol,
-        allowed: judgement.allowed(),
-        families: families(judgement),
-        egress: side(pair, port, family, Direction::Egress),
-        ingress: side(pair, port, family, Direction::Ingress),
-        notes: pair.notes(judgement.allowed()),
+/// For programs.
+pub(crate) fn answer(from: &Party<'_>, to: &Party<'_>, found: &Found<'_>) -> Answer {
+    let (all, allowed) = found.count();
+    let groups = found.groups.iter().map(|group| Group {
+        pairs: group.pairs,
+        examples: group
+            .examples
+            .iter()
+            .map(|(from, to)| Example { from: from.clone(), to: to.clone() })
+            .collect(),
+        allowed: group.said.allowed(),
+        said: said(&group.pair, &group.said),
+    });
+    Answer {
+        from: from.title.clone(),
+        to: to.title.clone(),
+        allowed: found.allowed(),
+        pairs: Pairs { allowed, denied: all - allowed },
+        said: said(&found.groups[0].pair, &found.groups[0].said),
+        groups: groups.collect(),
+        notes: found.notes.clone(),
     }
 }
 
-/// About all ports.
-pub(crate) fn all(pair: &Pair<'_>, ranges: &[Range]) -> All {
-    let allowed = ranges.iter().any(|r| r.judgement.allowed());
-    let ports = ranges.iter().map(|range| {
-        let family = range.judgement.deciding();
-        let port = Port { number: range.first, protocol: range.protocol };
-        Ports {
-            protocol: range.protocol,
-            first: range.first,
-            last: range.last,
-            allowed: range.judgement.allowed(),
-            families: families(&range.judgement),
-            egress: side(pair, port, family, Direction::Egress),
-            ingress: side(pair, port, family, Direction::Ingress),
+fn said(pair: &Pair<'_>, said: &Verdicts) -> Said {
+    match said {
+        Verdicts::One(port, judgement) => {
+            let family = judgement.deciding();
+            Said::One(Box::new(One {
+                port: port.number,
+                protocol: port.protocol,
+                families: families(judgement),
+                egress: side(pair, *port, family, Direction::Egress),
+                ingress: side(pair, *port, family, Direction::Ingress),
+            }))
         }
-    });
-    All {
-        from: pair.from.name(),
-        to: pair.to.name(),
-        allowed,
-        ports: ports.collect(),
-        notes: pair.notes(allowed),
+        Verdicts::All(ranges) => {
+            let ports = ranges.iter().map(|range| {
+                let family = range.judgement.deciding();
+                let port = Port { number: range.first, protocol: range.protocol };
+                Ports {
+                    protocol: range.protocol,
+                    first: range.first,
+                    last: range.last,
+                    allowed: range.judgement.allowed(),
+                    families: families(&range.judgement),
+                    egress: side(pair, port, family, Direction::Egress),
+                    ingress: side(pair, port, family, Direction::Ingress),
+                }
+            });
+            Said::All { ports: ports.collect() }
+        }
     }
 }
 
@@ -140,12 +184,12 @@ fn side(pair: &Pair<'_>, port: Port, family: &InFamily, direction: Direction) ->
         nearest_misses: Vec::new(),
     };
     match answer {
-        Answer::Exempt(Exempt::Itself) => side.reason = "itself",
-        Answer::Exempt(Exempt::HostNetwork) if pair.subject(direction).bare_address => side.reason = "noPod",
-        Answer::Exempt(Exempt::HostNetwork) => side.reason = "hostNetwork",
-        Answer::Exempt(Exempt::OwnNode) => side.reason = "ownNode",
-        Answer::Exempt(Exempt::ToOwnNode) => side.reason = "toOwnNode",
-        Answer::Policy(verdict) => match &verdict.reason {
+        Says::Exempt(Exempt::Itself) => side.reason = "itself",
+        Says::Exempt(Exempt::HostNetwork) if pair.subject(direction).bare_address => side.reason = "noPod",
+        Says::Exempt(Exempt::HostNetwork) => side.reason = "hostNetwork",
+        Says::Exempt(Exempt::OwnNode) => side.reason = "ownNode",
+        Says::Exempt(Exempt::ToOwnNode) => side.reason = "toOwnNode",
+        Says::Policy(verdict) => match &verdict.reason {
             Reason::NotIsolated | Reason::NoSuchPod => {}
             Reason::Itself => side.reason = "itself",
             Reason::Clause(found) => {

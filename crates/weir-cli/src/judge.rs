@@ -87,7 +87,13 @@ impl<'a> Pair<'a> {
 
     /// Asks both ends in every family.
     pub(crate) fn judge(&self, port: Port) -> Judgement {
-        let (from, to) = (self.cluster.end(self.from), self.cluster.end(self.to));
+        let (mut from, mut to) = (self.cluster.end(self.from), self.cluster.end(self.to));
+        if self.to.everywhere {
+            to.node = from.node;
+        }
+        if self.from.everywhere {
+            from.node = to.node;
+        }
         let l4 = L4::Port(port.protocol, port.number);
         let in_family = |&(source, destination): &(IpAddr, IpAddr)| InFamily {
             source,
@@ -116,7 +122,7 @@ impl<'a> Pair<'a> {
     /// What the reader should know of this pair besides the answer.
     pub(crate) fn notes(&self, allowed: bool) -> Vec<String> {
         let mut notes = Vec::new();
-        if self.to.bare_address && !allowed {
+        if self.to.bare_address && self.to.label.is_none() && !allowed {
             notes.push(self.about_address());
         }
         for direction in [Direction::Egress, Direction::Ingress] {
@@ -132,7 +138,14 @@ impl<'a> Pair<'a> {
         }
         let (from, to) = (&self.from.pod, &self.to.pod);
         let nodes_known = from.node.is_some() && to.node.is_some();
-        if from.host_network && !to.host_network && !nodes_known {
+        if self.from.bare_address && from.node.is_none() && self.is_isolated(Direction::Ingress) {
+            notes.push(
+                "what comes by a NodePort or a load balancer may show the address of a node, and policies see that \
+                 one then (U8)"
+                    .to_owned(),
+            );
+        }
+        if from.host_network && !self.from.bare_address && !to.host_network && !nodes_known {
             notes.push(format!(
                 "{} is in its node's network, and it is not known whether {} runs on that node: if it does, \
                  ingress passes whatever policies say (N71)",
@@ -140,6 +153,13 @@ impl<'a> Pair<'a> {
             ));
         }
         notes
+    }
+
+    /// Whether policies isolate the pod that a direction is about.
+    fn is_isolated(&self, direction: Direction) -> bool {
+        let slice = &self.cluster.slice;
+        let pod = slice.pods.get(&self.subject(direction).pod.key);
+        pod.is_some_and(|pod| slice.profiles[&pod.profile].ruleset(direction).is_some())
     }
 
     /// Why rules that seem to allow an address do not.
@@ -155,7 +175,7 @@ impl<'a> Pair<'a> {
             );
         }
         format!(
-            "no pod of the manifests has {address}, and selectors match pods only; behind a Service, policies see the \
+            "no pod has {address}, and selectors match pods only; behind a Service, policies see the \
              pod's address and not the Service's, so ask for a pod of it (U8); but where a DNS cache on the node \
              listens on the ClusterIP of kube-dns, policies see that: it needs ipBlock {block} (U6)"
         )

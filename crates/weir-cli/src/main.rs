@@ -1,15 +1,21 @@
-//! `weir`: answers what network policies allow, from manifests.
+//! `weir`: answers what network policies allow, of manifests, a snapshot or a cluster.
 //!
 //! ```text
-//!   -f FILE|DIR ──> cluster     pods, policies and where they stand; one slice with all pods
-//!                     │            └─ addresses: stand-ins for pods without any
-//!   FROM TO:PORT ──> names      which pods and port are meant, or which might be
+//!   -f FILE, API server ──> input ──> cluster    pods, policies and where they stand; one slice with all pods
+//!                                        │          ├─ workloads: whose pods are, and pods for those without any
+//!                                        │          └─ addresses: stand-ins for pods without any
+//!   FROM TO:PORT ──> names, ends ────────┤       who and which port are meant, or might be
+//!                     v                  v
+//!                    ask        each two that policies may tell apart, once
 //!                     v
 //!                   judge       both ends, in each address family (weir_compiler::flow)
 //!                     ├─> clauses   what a clause says, why it does not match
 //!                     │     ├─> tree   for people
 //!                     │     └─> json   for programs
 //!                     └─> all       every pair of pods
+//!
+//!   TYPE/NAME ──> explain      what all policies of a pod mean together
+//!   snapshot                   what was read, as a manifest
 //! ```
 //!
 //! Nothing is decided here: every verdict is the evaluator's. Answers go to standard output, what the
@@ -17,11 +23,15 @@
 
 mod addresses;
 mod all;
+mod ask;
 mod can;
 mod clauses;
 mod cluster;
+mod completion;
 mod diff;
+mod ends;
 mod excerpt;
+mod explain;
 mod graph;
 mod input;
 mod json;
@@ -32,8 +42,11 @@ mod names;
 mod parties;
 mod ports;
 mod reach;
+mod refused;
 mod render;
+mod services;
 mod snapshot;
+mod space;
 mod term;
 mod tree;
 mod workloads;
@@ -41,7 +54,7 @@ mod workloads;
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Answers what NetworkPolicies allow
 #[derive(Debug, Parser)]
@@ -58,17 +71,26 @@ enum Command {
     Graph(graph::Draw),
     Lint(lint::Lint),
     Render(render::Render),
+    Explain(explain::Explain),
     Snapshot(snapshot::Snapshot),
+    Completion(completion::Completion),
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let mut command = Cli::command();
+    if let Some(name) = plugin_name(std::env::args_os().next()) {
+        command = command.bin_name(name);
+    }
+    let cli = Cli::from_arg_matches(&command.clone().get_matches()).unwrap_or_else(|error| error.exit());
+    let result = match cli.command {
         Command::Can(can) => can.run(),
         Command::Diff(diff) => diff.run(),
         Command::Graph(graph) => graph.run(),
         Command::Lint(lint) => lint.run(),
         Command::Render(render) => render.run(),
+        Command::Explain(explain) => explain.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
+        Command::Completion(completion) => Ok(completion.run(&mut command)),
     };
     match result {
         Ok(code) => code,
@@ -79,6 +101,13 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// What people type where kubectl runs the program as its plugin, `kubectl-weir`.
+fn plugin_name(program: Option<std::ffi::OsString>) -> Option<&'static str> {
+    let program = std::path::PathBuf::from(program?);
+    let name = program.file_stem()?.to_str()?;
+    (name == "kubectl-weir").then_some("kubectl weir")
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

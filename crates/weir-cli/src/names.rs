@@ -1,12 +1,13 @@
-//! Which pods and port a question means.
+//! How a question is taken apart, and which port it means.
 
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use anyhow::{Result, anyhow, bail};
-use weir_compiler::object::{ObjectKey, Protocol};
+use weir_compiler::cidr::Cidr;
+use weir_compiler::object::Protocol;
 
-use crate::cluster::{Cluster, PodState};
+use crate::cluster::PodState;
 
 /// A destination port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,8 +45,12 @@ pub(crate) fn split(text: &str) -> (&str, Option<&str>) {
     if address(text).is_some() {
         return (text, None);
     }
+    // brackets, and an IPv6 CIDR with nothing behind it
     if let Some((name, port)) = text.rsplit_once("]:") {
         return (&text[..=name.len()], Some(port));
+    }
+    if text.starts_with('[') || Cidr::parse(text).is_some() {
+        return (text, None);
     }
     text.split_once(':').map_or((text, None), |(pod, port)| (pod, Some(port)))
 }
@@ -79,51 +84,6 @@ pub(crate) fn port(text: &str, of: &PodState) -> Result<Port> {
     }
 }
 
-/// The pod that is meant by `NS/NAME`, or by `NAME` in `namespace`.
-pub(crate) fn pod<'a>(cluster: &'a Cluster, text: &str, namespace: &str) -> Result<&'a PodState> {
-    let key = match text.split('/').collect::<Vec<_>>()[..] {
-        [name] if !name.is_empty() => ObjectKey::new(namespace, name),
-        [namespace, name] if !namespace.is_empty() && !name.is_empty() => ObjectKey::new(namespace, name),
-        _ => bail!("{text:?} is no pod: write NAMESPACE/NAME, or NAME and -n NAMESPACE"),
-    };
-    let Some(state) = cluster.pods.get(&key) else {
-        let near = near(cluster, &key);
-        let hint = if near.is_empty() {
-            let total = cluster.pods.len();
-            format!("none of the {total} pods there is named like it")
-        } else {
-            format!("did you mean {}?", near.join(" or "))
-        };
-        bail!("no pod {key} in the manifests; {hint}");
-    };
-    match &state.out {
-        Some(why) => bail!("no answer for pod {key}: {why}"),
-        None => Ok(state),
-    }
-}
-
-/// Pods that may be meant instead, at most three.
-fn near(cluster: &Cluster, key: &ObjectKey) -> Vec<String> {
-    let wanted = key.to_string();
-    let allowed = (wanted.chars().count() / 3).max(2);
-    let distance = |k: &ObjectKey| {
-        if k.name == key.name {
-            return Some(0); // in another namespace
-        }
-        if k.namespace == key.namespace && k.name.starts_with(&key.name) {
-            return Some(1); // a workload's name
-        }
-        Some(strsim::osa_distance(&k.to_string(), &wanted)).filter(|d| *d <= allowed)
-    };
-    let mut found: Vec<_> = cluster.pods.keys().filter_map(|k| Some((distance(k)?, k))).collect();
-    found.sort();
-    if found.first().is_some_and(|(distance, _)| *distance <= 1) {
-        found.retain(|(distance, _)| *distance <= 1);
-    }
-    found.truncate(3);
-    found.into_iter().map(|(_, k)| k.to_string()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,6 +105,10 @@ mod tests {
         assert_eq!(split("10.0.0.1:53/UDP"), ("10.0.0.1", Some("53/UDP")));
         assert_eq!(split("[fd00::1]:53/UDP"), ("[fd00::1]", Some("53/UDP")));
         assert_eq!(split("fd00::1"), ("fd00::1", None));
+        assert_eq!(split("fd00::/8"), ("fd00::/8", None));
+        assert_eq!(split("[fd00::/8]:53"), ("[fd00::/8]", Some("53")));
+        assert_eq!(split("[fd00::/8]"), ("[fd00::/8]", None));
+        assert_eq!(split("10.0.0.0/8:53/UDP"), ("10.0.0.0/8", Some("53/UDP")));
         assert_eq!(address("[fd00::1]"), address("fd00::1"));
         assert_eq!(address("10.0.0.1"), "10.0.0.1".parse().ok());
         assert_eq!(address("db"), None);

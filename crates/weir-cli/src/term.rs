@@ -23,6 +23,35 @@ fn is_invisible(c: char) -> bool {
         | 0xe0000..=0xe007f)
 }
 
+/// How many columns standard output has; of what is no terminal, 100.
+pub(crate) fn columns() -> usize {
+    let told = std::env::var("COLUMNS").ok().and_then(|n| n.parse().ok());
+    let seen = || terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
+    told.or_else(seen).filter(|n: &usize| *n >= 40).unwrap_or(100)
+}
+
+/// Text in lines of so many columns, broken at spaces; all lines but the first begin with `indent` spaces. Words
+/// that are longer stay in one piece.
+pub(crate) fn wrap(text: &str, columns: usize, indent: usize) -> String {
+    let room = columns.saturating_sub(indent).max(20);
+    let mut out = String::new();
+    let mut used = 0;
+    for word in text.split(' ') {
+        let width = word.chars().count();
+        if used > 0 && used + 1 + width > room {
+            out.push('\n');
+            out.push_str(&" ".repeat(indent));
+            used = 0;
+        } else if !out.is_empty() {
+            out.push(' ');
+            used += 1;
+        }
+        out.push_str(word);
+        used += width;
+    }
+    out
+}
+
 /// Something that does not stop the answer.
 pub(crate) fn note(kind: &str, text: &str) {
     eprintln!("weir: {kind}: {}", escape(text));
@@ -68,6 +97,15 @@ mod tests {
     fn nothing_of_a_name_steers_the_terminal() {
         let name = "a\x1b[31m\u{9b}m\n\u{202e}b\u{200b}é";
         assert_eq!(escape(name), "a\\u{1b}[31m\\u{9b}m\\u{a}\\u{202e}b\\u{200b}é");
+    }
+
+    #[test]
+    fn lines_are_broken_at_spaces() {
+        let text = "one two three four five six seven eight";
+        assert_eq!(wrap(text, 24, 2), "one two three four\n  five six seven eight");
+        assert_eq!(wrap("a  b", 40, 0), "a  b");
+        assert_eq!(wrap(&"x".repeat(50), 40, 0), "x".repeat(50));
+        assert_eq!(wrap("", 40, 0), "");
     }
 
     #[test]

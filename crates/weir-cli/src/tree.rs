@@ -8,7 +8,9 @@ use weir_compiler::object::ObjectKey;
 use weir_compiler::slice::Direction;
 use weir_compiler::verdict::{ClauseRef, Reason};
 
+use crate::ask::{Answer as Found, Group, Said as Verdicts};
 use crate::clauses::{self, MISSES};
+use crate::ends::Party;
 use crate::judge::{InFamily, Judgement, Pair};
 use crate::names::Port;
 use crate::ports::Range;
@@ -17,10 +19,87 @@ use crate::term::{Paint, escape};
 /// The sides, in the order of a packet.
 const SIDES: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 
-/// The answer about one port.
-pub(crate) fn one(pair: &Pair<'_>, port: Port, judgement: &Judgement, paint: Paint) -> String {
+/// How many pairs of a group are named.
+const NAMED: usize = 3;
+
+/// The answer: the verdict, and for each group of pairs the ends and their clauses.
+pub(crate) fn answer(from: &Party<'_>, to: &Party<'_>, answer: &Found<'_>, paint: Paint) -> String {
     let mut out = String::new();
-    head(&mut out, pair, judgement.allowed(), &port.to_string(), paint);
+    let allowed = answer.allowed();
+    let (all, passing) = answer.count();
+    let [first, rest @ ..] = &answer.groups[..] else { return out };
+    let ports = ports_title(answer);
+    let ends = [(from, all_of(from)), (to, all_of(to))].map(|(p, n)| format!("{}{n}", escape(&p.title)));
+    let verdict = paint.verdict(allowed, word(allowed));
+    let counts = !rest.is_empty() && from.space.is_none() && to.space.is_none();
+    let count = if counts { format!("  {passing} of {all} pass") } else { String::new() };
+    let _ = writeln!(out, "{verdict}  {} -> {}  {ports}{count}", ends[0], ends[1]);
+    if rest.is_empty() && all == 1 {
+        out.push_str(&body(first, paint));
+        return out;
+    }
+    for group in &answer.groups {
+        let mut names: Vec<String> =
+            group.examples.iter().take(NAMED).map(|(from, to)| escape(&format!("{from} -> {to}"))).collect();
+        if group.pairs > names.len() {
+            names.push(format!("{} more", group.pairs - names.len()));
+        }
+        let port = match (&group.said, answer.groups.iter().any(|g| port_of(g) != port_of(first))) {
+            (Verdicts::One(port, _), true) => format!("  {port}"),
+            _ => String::new(),
+        };
+        let _ = writeln!(out, "  {} {}{port}", mark(group.said.allowed(), paint), names.join(", "));
+        for line in body(group, paint).lines() {
+            let _ = writeln!(out, "  {line}");
+        }
+    }
+    out
+}
+
+fn port_of(group: &Group<'_>) -> Option<Port> {
+    match group.said {
+        Verdicts::One(port, _) => Some(port),
+        Verdicts::All(_) => None,
+    }
+}
+
+fn all_of(party: &Party<'_>) -> String {
+    let pods = party.members.iter().filter(|m| !m.state.bare_address).map(|m| &m.state.pod.key);
+    match pods.collect::<BTreeSet<_>>().len() {
+        _ if party.single => String::new(),
+        0 => String::new(),
+        1 => " (1 pod)".to_owned(),
+        n => format!(" ({n} pods)"),
+    }
+}
+
+/// Of which ports the first line speaks.
+fn ports_title(answer: &Found<'_>) -> String {
+    let mut ports: Vec<Port> = answer.groups.iter().filter_map(port_of).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    if !ports.is_empty() {
+        let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+        return ports.join(", ");
+    }
+    let ranges = answer.groups.iter().flat_map(|group| match &group.said {
+        Verdicts::All(ranges) => &ranges[..],
+        Verdicts::One(..) => &[],
+    });
+    let verdicts: BTreeSet<bool> = ranges.map(|r| r.judgement.allowed()).collect();
+    if verdicts.len() == 1 { "all ports".to_owned() } else { "some ports".to_owned() }
+}
+
+fn body(group: &Group<'_>, paint: Paint) -> String {
+    match &group.said {
+        Verdicts::One(port, judgement) => one(&group.pair, *port, judgement, paint),
+        Verdicts::All(ranges) => all(&group.pair, ranges, paint),
+    }
+}
+
+/// The ends of one pair about one port.
+fn one(pair: &Pair<'_>, port: Port, judgement: &Judgement, paint: Paint) -> String {
+    let mut out = String::new();
     let family = judgement.deciding();
     if judgement.is_mixed() {
         let each: Vec<String> =
@@ -54,8 +133,8 @@ impl Said {
     }
 }
 
-/// The answer about all ports.
-pub(crate) fn all(pair: &Pair<'_>, ranges: &[Range], paint: Paint) -> String {
+/// The ends of one pair about all ports.
+fn all(pair: &Pair<'_>, ranges: &[Range], paint: Paint) -> String {
     let mut out = String::new();
     let mut groups: Vec<(Said, Vec<String>)> = Vec::new();
     for range in ranges {
@@ -68,7 +147,6 @@ pub(crate) fn all(pair: &Pair<'_>, ranges: &[Range], paint: Paint) -> String {
     groups.sort_by_key(|(said, _)| !said.allowed);
     let allowed = groups.iter().any(|(said, _)| said.allowed);
     let one_mind = groups.iter().all(|(said, _)| said.allowed == allowed);
-    head(&mut out, pair, allowed, if one_mind { "all ports" } else { "some ports" }, paint);
     let one_reason = groups.len() == 1;
     for (said, names) in groups {
         let names = if one_reason { "all ports".to_owned() } else { names.join(", ") };
@@ -86,12 +164,6 @@ pub(crate) fn all(pair: &Pair<'_>, ranges: &[Range], paint: Paint) -> String {
         let _ = writeln!(out, "  name a port for the clauses, as in {}", escape(&format!("{to}:80/TCP")));
     }
     out
-}
-
-fn head(out: &mut String, pair: &Pair<'_>, allowed: bool, ports: &str, paint: Paint) {
-    let verdict = paint.verdict(allowed, word(allowed));
-    let (from, to) = (escape(&pair.from.name()), escape(&pair.to.name()));
-    let _ = writeln!(out, "{verdict}  {from} -> {to}  {ports}");
 }
 
 fn word(allowed: bool) -> &'static str {
@@ -120,7 +192,14 @@ fn summary(pair: &Pair<'_>, answer: &Answer, direction: Direction) -> String {
     let verdict = match answer {
         Answer::Exempt(Exempt::Itself) => return "passes: a pod always reaches itself (N73)".into(),
         Answer::Exempt(Exempt::HostNetwork) if pair.subject(direction).bare_address => {
-            return "passes: no pod of the manifests has this address, and policies select pods only".into();
+            let who = pair.subject(direction);
+            if who.pod.node.is_some() {
+                return "passes: it is a node, and policies select pods only (N70)".into();
+            }
+            return match &who.label {
+                Some(_) => "passes: these are no pods, and policies select pods only".into(),
+                None => "passes: no pod has this address, and policies select pods only".into(),
+            };
         }
         Answer::Exempt(Exempt::HostNetwork) => {
             return "passes: it is in its node's network, where policies select nobody (N70)".into();

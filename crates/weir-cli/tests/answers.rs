@@ -247,7 +247,7 @@ denied  shop/web -> 169.254.20.10  53/UDP
       ✘ to[0]     namespaceSelector kubernetes.io/metadata.name=kube-system, podSelector k8s-app=kube-dns  no pod has 169.254.20.10, and selectors match pods only (N25)
       ✔ ports[0]  53/UDP
     nearest: ipBlock 169.254.20.10/32 in egress[0].to of shop/dns
-  ingress of 169.254.20.10  passes: no pod of the manifests has this address, and policies select pods only
+  ingress of 169.254.20.10  passes: no pod has this address, and policies select pods only
 "
     );
     assert!(denied.err.contains("a process of the pod's own node, which no selector matches"), "{denied:?}");

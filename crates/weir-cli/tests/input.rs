@@ -81,7 +81,8 @@ fn unknown_names_suggest_near_ones() {
     assert!(err(&["shop/db-0", "db-0:80/ICMP"]).contains("protocol \"ICMP\" is not TCP, UDP or SCTP"));
     assert!(err(&["shop/db-0", "db-0:0"]).contains("port \"0\" is not a number from 1 to 65535"));
     assert!(err(&["shop/db-0", "db-0:"]).contains("there is no port after the colon"));
-    assert!(err(&["a/b/c", "db-0"]).contains("write NAMESPACE/NAME"));
+    assert!(err(&["a/b/c", "db-0"]).contains("\"b\" in \"a/b/c\" is no kind: write NAMESPACE/deploy/NAME"));
+    assert!(err(&["a/b/c/d", "db-0"]).contains("write NAMESPACE/NAME"));
 }
 
 #[test]
@@ -205,4 +206,27 @@ fn families_that_two_pods_do_not_share() {
     let run = weir(dir.path(), &["can", "--all", "--port", "80", "-f", "."]);
     assert_eq!(run.out.lines().count(), 1 + 4, "{}", run.out);
     assert!(run.err.contains("left out: 2 pairs of pods"), "{}", run.err);
+}
+
+#[test]
+fn what_an_api_server_refuses_is_named_and_the_rest_counts() {
+    let spec = "  ingress:\n  - from: [{podSelector: {matchLabels: {app: 'not a value'}}}]\n    ports: [{port: HTTP}]\n  \
+                - from: [{podSelector: {matchLabels: {app: web}}}]\n";
+    let dir = folder(&policy(spec).replace("name: db}\nspec", "name: Db_1}\nspec"));
+    let run = weir(dir.path(), &["can", "shop/web-7d9", "shop/db-0:80", "-f", "m.yaml"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let warnings: Vec<&str> = run.err.lines().filter(|l| l.contains("warning")).collect();
+    assert_eq!(warnings.len(), 3, "{}", run.err);
+    for (warning, (line, path)) in warnings.iter().zip([
+        (15, "metadata.name: \"Db_1\" is no name"),
+        (19, "spec.ingress[0].from[0].podSelector.matchLabels.app: \"not a value\" is no value of a label"),
+        (20, "spec.ingress[0].ports[0].port: \"HTTP\" is no name of a port"),
+    ]) {
+        let told = format!("weir: warning: m.yaml:{line}: NetworkPolicy shop/Db_1: {path}");
+        assert!(warning.starts_with(&told), "{warning}");
+        assert!(
+            warning.ends_with("an API server refuses the policy, here it counts as written"),
+            "{warning}"
+        );
+    }
 }
