@@ -138,6 +138,9 @@ impl Layout {
             if from.lane != to.lane {
                 let name = from.names.join(", ");
                 chips[chip].from.push(match &from.lane {
+                    Lane::Namespace(namespace) if from.names.len() > 1 && alone(graph, edge.from) => {
+                        format!("all of {namespace}")
+                    }
                     Lane::Namespace(namespace) if !from.whole => format!("{namespace}/{name}"),
                     _ => name,
                 });
@@ -195,6 +198,12 @@ impl Layout {
         let ways = ways(graph, &boxes, &bands, &ends, &stacks);
         Layout { boxes, bands, ends, ways, width: width.max(620.0) + MARGIN, height: y + MARGIN }
     }
+}
+
+/// Whether a box has all workloads of its namespace.
+fn alone(graph: &Graph, node: usize) -> bool {
+    let lane = &graph.nodes[node].lane;
+    graph.nodes.iter().enumerate().all(|(at, other)| at == node || other.whole || other.lane != *lane)
 }
 
 /// For each stack of each column: the room for its chips, where it begins, and its number from the left.

@@ -56,6 +56,7 @@ codes! {
     WEIR007 Error "except is not a part of its cidr"
     WEIR008 Error "a peer that names nobody, or two kinds of peers at once"
     WEIR009 Error "a port or protocol that cannot be"
+    WEIR010 Error "a name or label that no object can have"
     WEIR101 Warning "rules of a direction that policyTypes leaves out"
     WEIR102 Warning "egress: [] without policyTypes denies nothing"
     WEIR103 Info "a rule that allows everything"

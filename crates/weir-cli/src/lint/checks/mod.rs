@@ -1,7 +1,7 @@
 //! What is looked for, by what it needs to know.
 //!
 //! ```text
-//!   unreadable   WEIR003-009  what ReadPolicy could not read, and what an API server refuses besides
+//!   unreadable   WEIR003-010  what ReadPolicy could not read, and what an API server refuses besides
 //!   written      WEIR101-109  the policy's text alone
 //!   cidrs        WEIR106-110, 209, 210, 214   ranges, alone and against addresses
 //!   redundant    WEIR111-112  policies against each other
@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use weir_compiler::cidr::CidrSet;
-use weir_compiler::object::{IpBlock, LabelSelector, ObjectKey, Peer, Policy, PolicyPort, Protocol};
+use weir_compiler::object::{IpBlock, LabelSelector, ObjectKey, Peer, Policy, Protocol};
 use weir_compiler::policy::{NAMESPACE_NAME_LABEL, PolicyClauses, PortClause, ReadPolicy, RuleClause};
 use weir_compiler::selector::Selector;
 use weir_compiler::slice::Direction;
@@ -79,7 +79,7 @@ impl<'a> World<'a> {
     pub(crate) fn findings(&self) -> Vec<Finding> {
         let mut all = Vec::new();
         for checked in &self.policies {
-            unreadable::check(checked, &mut all);
+            unreadable::check(self, checked, &mut all);
             written::check(self, checked, &mut all);
             cidrs::check(self, checked, &mut all);
             selectors::check(self, checked, &mut all);
@@ -112,7 +112,6 @@ struct Rule<'a> {
     direction: Direction,
     path: YamlPath,
     peers: &'a [Peer],
-    ports: &'a [PolicyPort],
     read: &'a RuleClause,
 }
 
@@ -134,17 +133,11 @@ impl Checked<'_> {
         // a policy that is closed as a whole has no clauses for what is written
         for (i, (rule, read)) in spec.ingress.iter().zip(clauses.ingress.iter().flatten()).enumerate() {
             let path = at!["spec", "ingress", i];
-            all.push(Rule {
-                direction: Direction::Ingress,
-                path,
-                peers: &rule.from,
-                ports: &rule.ports,
-                read,
-            });
+            all.push(Rule { direction: Direction::Ingress, path, peers: &rule.from, read });
         }
         for (i, (rule, read)) in spec.egress.iter().zip(clauses.egress.iter().flatten()).enumerate() {
             let path = at!["spec", "egress", i];
-            all.push(Rule { direction: Direction::Egress, path, peers: &rule.to, ports: &rule.ports, read });
+            all.push(Rule { direction: Direction::Egress, path, peers: &rule.to, read });
         }
         all
     }
