@@ -133,3 +133,39 @@ proptest! {
         }
     }
 }
+
+/// So many members that each part of a set has several: one that went meanwhile goes, and what is beside it is all
+/// that is sent again.
+#[test]
+fn of_a_large_set_the_parts_that_differ_are_sent() {
+    use weir_compiler::object::{
+        Event, IngressRule, LabelSelector, Namespace, ObjectKey, Peer, Policy, PolicySpec,
+    };
+    let pod = |number: u16| {
+        let [high, low] = number.to_be_bytes();
+        let key = ObjectKey::new("a", format!("p{number}"));
+        let mut pod = compiler::plain_pod(key, &format!("10.0.{high}.{low}"));
+        pod.node = Some(NODES[0].to_owned());
+        Event::Pod(pod)
+    };
+    let from = vec![Peer { pod_selector: Some(LabelSelector::default()), ..Peer::default() }];
+    let ingress = vec![IngressRule { from, ..IngressRule::default() }];
+    let spec = PolicySpec { ingress, ..PolicySpec::default() };
+    let mut events = vec![
+        Event::Namespace(Namespace { name: "a".into(), ..Namespace::default() }),
+        Event::Policy(Policy { namespace: "a".into(), name: "p".into(), spec }),
+    ];
+    events.extend((0..2000).map(pod));
+    let mut hubs = [Hub::new(key(0)), Hub::new(key(1))];
+    hubs.iter_mut().for_each(|hub| drop(hub.apply(events.clone(), Instant::now())));
+    let mut agent = Agent::default();
+    let (mut conversation, joined) = join(&mut hubs, 0, 0, &agent);
+    assert_eq!(joined, Joined::Empty);
+    let all = read(&mut hubs, &mut conversation, &mut agent);
+    hubs[0].leave(conversation.number);
+    hubs[1].apply(vec![Event::PodGone(ObjectKey::new("a", "p7"))], Instant::now());
+    let (mut conversation, _) = join(&mut hubs, 1, 0, &agent);
+    let some = read(&mut hubs, &mut conversation, &mut agent);
+    assert_eq!(agent.slice(), hubs[1].compiler().slice(NODES[0]));
+    assert!(some.bytes * 50 < all.bytes, "{} bytes after {}", some.bytes, all.bytes);
+}
