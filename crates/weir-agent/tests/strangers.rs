@@ -219,6 +219,13 @@ fn who_is_no_agent_is_refused() {
         let encrypted = world.tls(b"h2").await;
         let (silent, encrypted) = tokio::join!(closed(silent), closed(encrypted));
         assert!(silent && encrypted, "who says nothing");
+        let mut metrics = String::new();
+        prometheus_client::encoding::text::encode(&mut metrics, &world.controller.registry).unwrap();
+        let refused = |reason: &str, count: u32| {
+            format!("weir_controller_refused_connections_total{{reason=\"{reason}\"}} {count}\n")
+        };
+        // plain HTTP; who said nothing is another matter
+        assert!(metrics.contains(&refused("no_tls", 1)), "{metrics}");
 
         world.controller.apply(vec![pod(2)]);
         assert_eq!(agent.commit().await, Ok(1), "the agent is served all the while");

@@ -104,7 +104,12 @@ async fn hold(
     let _deadline = AbortOnDrop(deadline);
     stream.set_nodelay(true)?;
     let stream = Guarded { stream, connection: connection.clone() };
-    let stream = tls.accept(stream).await.inspect_err(|_| metrics.refused("no_tls"))?;
+    let stream = tls.accept(stream).await.inspect_err(|_| {
+        // what we have closed ourselves is counted already
+        if connection.is_stranger() {
+            metrics.refused("no_tls");
+        }
+    })?;
     let service = SlicesServer::new(server).max_decoding_message_size(LONGEST_FROM_AGENT);
     let service = WithConnection { service, connection };
     http2::Builder::new(TokioExecutor::new())

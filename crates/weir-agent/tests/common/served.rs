@@ -82,6 +82,8 @@ impl Identify for Gullible {
 /// A controller. Dropped, it is gone without a word.
 pub struct Controller {
     pub address: SocketAddr,
+    /// Its metrics.
+    pub registry: Registry,
     updates: mpsc::Sender<(Instant, Update)>,
     runtime: Option<Runtime>,
 }
@@ -94,7 +96,8 @@ impl Controller {
         let (calls, heard) = mpsc::channel(16);
         let (updates, stamped) = mpsc::channel(16);
         let synced = Arc::new(AtomicBool::new(false));
-        let metrics = Arc::new(Metrics::new(&mut Registry::default()));
+        let mut registry = Registry::default();
+        let metrics = Arc::new(Metrics::new(&mut registry));
         let key = DigestKey::new([key; 32]);
         let driver = Driver {
             hub: Hub::new(key),
@@ -114,7 +117,7 @@ impl Controller {
         runtime.spawn(driver.run());
         runtime.spawn(accept(listener, trust.acceptor(NAME), server));
         drop(inside);
-        Controller { address: at, updates, runtime: Some(runtime) }
+        Controller { address: at, registry, updates, runtime: Some(runtime) }
     }
 
     /// Objects change; all are known from the first time on.
