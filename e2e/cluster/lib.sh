@@ -17,7 +17,7 @@ SVC_CIDR=10.96.0.0/16
 FABRIC6=fd00:172:30:                  # /64: fabric ::1, nodeN ::1N
 POD_CIDR6=fd00:10:244::/48            # nodeN: fd00:10:244:N::/64
 SVC_CIDR6=fd00:10:96::/112
-CGROUP=weir-cluster                   # cgroup subtree of all the pods
+CGROUP=${CGROUP:-weir-cluster}         # cgroup subtree of all the pods
 CGROUP_MEMORY=${CGROUP_MEMORY:-8G}
 
 CLEAN_ENV=(env -i HOME=/root LANG=C "WEIR_CLUSTER_HOME=$WEIR_CLUSTER_HOME" "PATH=$BIN:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
