@@ -140,7 +140,7 @@ mod tests {
     fn long_lines_are_cut_around_the_key() {
         let line = format!("{}x\u{1b}: {{port: 0}}{}", " ".repeat(200), " #".repeat(100));
         let mut sources = Sources::new(Some(line.as_bytes()));
-        let place = Place { file: PathBuf::from(STDIN), line: 1 };
+        let place = Place { file: PathBuf::from(STDIN).into(), line: 1 };
         let told = sources.excerpt(&place, Some("port")).expect("a line");
         let lines: Vec<&str> = told.lines().collect();
         assert!(lines[1].starts_with("1 | ...") && lines[1].ends_with("#..."), "{told}");

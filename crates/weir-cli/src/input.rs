@@ -1,6 +1,7 @@
 //! Where the objects of a question come from: manifests, an API server, or a snapshot, which is a manifest.
 
 use std::io::{IsTerminal, Read, Write};
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -36,6 +37,9 @@ pub(crate) struct Input {
     pub(crate) all_namespaces: bool,
 }
 
+/// A cluster that is there until the program ends: to take a large one apart would only make the answer late.
+pub(crate) type Answerer = ManuallyDrop<Cluster>;
+
 /// What was read, before anything is made of it.
 #[derive(Debug)]
 pub(crate) struct Found {
@@ -54,16 +58,16 @@ impl Input {
     ///
     /// # Errors
     /// A path is not there, or the API server does not answer.
-    pub(crate) fn load(&self, wanted: Wanted) -> Result<Cluster> {
-        Ok(Cluster::new(self.find(wanted, false)?))
+    pub(crate) fn load(&self, wanted: Wanted) -> Result<Answerer> {
+        Ok(Answerer::new(Cluster::new(self.find(wanted, false)?)))
     }
 
     /// Reads, for a question that has to be understood before it is known which policies matter.
     ///
     /// # Errors
     /// See [`Input::load`].
-    pub(crate) fn load_without_policies(&self, wanted: Wanted) -> Result<Cluster> {
-        Ok(Cluster::without_policies(self.find(wanted, false)?))
+    pub(crate) fn load_without_policies(&self, wanted: Wanted) -> Result<Answerer> {
+        Ok(Answerer::new(Cluster::without_policies(self.find(wanted, false)?)))
     }
 
     /// Reads, and `keep`s what a snapshot needs.

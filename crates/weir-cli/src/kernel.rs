@@ -86,20 +86,24 @@ impl std::fmt::Display for Cost {
     }
 }
 
+/// How many of its pods are on no node that is known.
+pub(crate) fn nowhere(cluster: &Cluster) -> usize {
+    let pods = cluster.pods.values().map(|state| &state.pod);
+    pods.filter(|pod| pod.node.is_none() && !pod.host_network && !pod.finished).count()
+}
+
 /// The objects of a cluster, pods on their own nodes.
-pub(crate) fn events(cluster: &Cluster) -> (Vec<Event>, usize) {
-    let mut all = Vec::new();
-    let mut nowhere = 0;
+pub(crate) fn events(cluster: &Cluster) -> Vec<Event> {
+    let mut all = Vec::with_capacity(cluster.pods.len() + cluster.policies.len() + cluster.namespaces.len());
     for (name, labels) in &cluster.namespaces {
         let namespace = Namespace { name: name.clone(), labels: labels.clone(), terminating: false };
         all.push(Event::Namespace(namespace));
     }
     for state in cluster.pods.values() {
-        nowhere += usize::from(state.pod.node.is_none() && !state.pod.host_network && !state.pod.finished);
         all.push(Event::Pod(state.pod.clone()));
     }
     all.extend(cluster.policies.values().cloned().map(Event::Policy));
-    (all, nowhere)
+    all
 }
 
 /// What one node's tables become.
@@ -120,7 +124,7 @@ pub(crate) fn changes(before: &Cluster, after: &Cluster, settings: Settings, tex
         return Vec::new();
     }
     let mut compiler = Compiler::new(Scope::AllNodes);
-    compiler.apply(events(before).0);
+    compiler.apply(events(before));
     // which nodes: their slices are looked at as they were
     let concerned: Vec<Arc<str>> =
         compiler.apply(forth.iter().cloned()).slices.into_iter().map(|d| d.node).collect();

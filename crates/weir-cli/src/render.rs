@@ -125,7 +125,7 @@ impl Render {
         cluster.tell();
         self.known(&cluster)?;
         let mut compiler = Compiler::new(Scope::Node(self.node.clone()));
-        let (events, nowhere) = kernel::events(&cluster);
+        let (events, nowhere) = (kernel::events(&cluster), kernel::nowhere(&cluster));
         compiler.apply(events);
         let mut planner = Planner::with(self.settings());
         planner.update(&compiler.snapshot(&self.node).changes);

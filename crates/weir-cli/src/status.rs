@@ -309,7 +309,7 @@ fn seconds(s: f64) -> String {
 mod tests {
     use super::*;
 
-    fn cluster(yaml: &str) -> Cluster {
+    fn cluster(yaml: &str) -> crate::input::Answerer {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("c.yaml");
         std::fs::write(&file, yaml).expect("a file");

@@ -1,7 +1,8 @@
 //! What a source has to complain about, and where.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::Path;
+use std::sync::Arc;
 
 use crate::Id;
 
@@ -9,7 +10,7 @@ use crate::Id;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// The file, as its path was given or found.
-    pub file: PathBuf,
+    pub file: Arc<Path>,
     /// Counted from 1; 0: the file as a whole.
     pub line: u64,
 }

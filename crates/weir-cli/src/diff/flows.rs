@@ -1,6 +1,6 @@
 //! Which pairs of classes change, as rectangles: all of these to all of those.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use weir_compiler::slice::Direction;
 
@@ -19,34 +19,42 @@ pub(super) struct Rectangle {
 }
 
 /// What one class sees: for a change, the classes at the other end.
-type Seen = BTreeMap<(u32, u32), Vec<u32>>;
+type Seen = BTreeMap<Verdicts, Vec<u32>>;
 
-/// Every pair that changes is in one rectangle. A pair changes only if one of its ends is in a class that does.
+/// Every pair that changes is in one rectangle. Of a pair that changes, one end has changed itself, or is in
+/// other peer sets that the other end looks at.
 pub(super) fn rectangles(reach: &mut Reach) -> Vec<Rectangle> {
-    let changed: Vec<usize> = (0..reach.classes.len()).filter(|c| reach.classes[*c].changed).collect();
-    let mut by_source: BTreeMap<u32, Seen> = BTreeMap::new();
-    let mut by_destination: BTreeMap<u32, Seen> = BTreeMap::new();
-    for &class in &changed {
+    let mut found = Found::default();
+    let (changed, same): (Vec<usize>, Vec<usize>) =
+        (0..reach.classes.len()).partition(|c| reach.classes[*c].changed);
+    for class in changed {
         for direction in Direction::BOTH {
             let row = reach.row(class, direction);
             for (other, (&before, &after)) in row.traffic[0].iter().zip(&row.traffic[1]).enumerate() {
                 // of two that changed, the row from the source has told
-                if before == after || (direction == Direction::Ingress && reach.classes[other].changed) {
-                    continue;
+                if before != after && !(direction == Direction::Ingress && reach.classes[other].changed) {
+                    found.pair(reach, ends(direction, class, other), (before, after));
                 }
-                let (from, to) = match direction {
-                    Direction::Egress => (class, other),
-                    Direction::Ingress => (other, class),
-                };
-                if reach.pairs(from, to) == 0 {
-                    continue;
-                }
-                let (a, b) = (number(from), number(to));
-                by_source.entry(a).or_default().entry((before, after)).or_default().push(b);
-                by_destination.entry(b).or_default().entry((before, after)).or_default().push(a);
             }
         }
     }
+    let mut told: HashSet<(usize, usize)> = HashSet::new();
+    for class in same {
+        for direction in Direction::BOTH {
+            for other in reach.onlookers(class, direction) {
+                let pair = ends(direction, class, other as usize);
+                // each of the two may be an onlooker of the other
+                if reach.classes[other as usize].changed || !told.insert(pair) {
+                    continue;
+                }
+                let [before, after] = reach.between(pair.0, pair.1);
+                if before != after {
+                    found.pair(reach, pair, (before, after));
+                }
+            }
+        }
+    }
+    let Found { by_source, by_destination } = found;
     // whichever says it in fewer words
     let (sources, destinations) = (merge(by_source), merge(by_destination));
     let mut all: Vec<Rectangle> = if sources.len() < destinations.len() {
@@ -59,6 +67,31 @@ pub(super) fn rectangles(reach: &mut Reach) -> Vec<Rectangle> {
         one.pairs = pairs.map(|(a, b)| reach.pairs(a, b)).sum();
     }
     all
+}
+
+/// The pairs that change, seen from either end.
+#[derive(Default)]
+struct Found {
+    by_source: BTreeMap<u32, Seen>,
+    by_destination: BTreeMap<u32, Seen>,
+}
+
+impl Found {
+    fn pair(&mut self, reach: &Reach, (from, to): (usize, usize), change: Verdicts) {
+        if reach.pairs(from, to) == 0 {
+            return;
+        }
+        let (from, to) = (number(from), number(to));
+        self.by_source.entry(from).or_default().entry(change).or_default().push(to);
+        self.by_destination.entry(to).or_default().entry(change).or_default().push(from);
+    }
+}
+
+fn ends(direction: Direction, class: usize, other: usize) -> (usize, usize) {
+    match direction {
+        Direction::Egress => (class, other),
+        Direction::Ingress => (other, class),
+    }
 }
 
 fn rectangle((before, after): (u32, u32), from: Vec<u32>, to: Vec<u32>) -> Rectangle {

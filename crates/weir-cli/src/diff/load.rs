@@ -9,13 +9,13 @@ use weir_source::inventory::live::Wanted;
 use weir_source::{Id, Kind};
 
 use crate::cluster::Cluster;
-use crate::input::{Found, Input};
+use crate::input::{Answerer, Found, Input};
 
 /// Before and after.
 #[derive(Debug)]
 pub(super) struct States {
-    pub(super) before: Cluster,
-    pub(super) after: Cluster,
+    pub(super) before: Answerer,
+    pub(super) after: Answerer,
 }
 
 /// Which objects differ.
@@ -71,7 +71,17 @@ pub(super) fn states(old: &Input, new: &[PathBuf], prune: bool) -> Result<States
         unseen: Vec::new(),
         sources: new.sources,
     };
-    Ok(States { before: Cluster::new(before), after: Cluster::new(after) })
+    // of a large cluster most of the time goes into these two
+    Ok(std::thread::scope(|scope| {
+        let before = scope.spawn(|| Cluster::new(before));
+        let after = Cluster::new(after);
+        States { before: Answerer::new(joined(before)), after: Answerer::new(after) }
+    }))
+}
+
+/// What a thread found.
+pub(super) fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Pods of a workload whose template is new have its labels and ports once they are made again.

@@ -6,8 +6,8 @@ use weir_compiler::flow::PodToOwnNode;
 use weir_compiler::object::ObjectKey;
 use weir_compiler::slice::Direction;
 
-use super::flows::rectangles;
-use super::load::{Objects, States};
+use super::flows::{Rectangle, rectangles};
+use super::load::{Objects, States, joined};
 use crate::cluster::Cluster;
 use crate::kernel::{self, Cost, NodeChange};
 use crate::parties::{Parties, Roll, Workload};
@@ -54,6 +54,27 @@ impl Kind {
 }
 
 impl FlowChange {
+    fn of(one: &Rectangle, reach: &Reach, roll: &Roll, v4: bool) -> FlowChange {
+        FlowChange {
+            from: roll.parties(reach, &one.from),
+            to: roll.parties(reach, &one.to),
+            families: vec![if v4 { "IPv4" } else { "IPv6" }],
+            before: reach.traffic(one.before).clone(),
+            after: reach.traffic(one.after).clone(),
+            pairs: one.pairs,
+        }
+    }
+
+    /// The same change of the same workloads, in the other family only.
+    fn is_like(&self, other: &FlowChange) -> bool {
+        self.families == ["IPv4"]
+            && other.families == ["IPv6"]
+            && (&self.from.workloads, &self.to.workloads) == (&other.from.workloads, &other.to.workloads)
+            && self.from.addresses.is_empty() == other.from.addresses.is_empty()
+            && self.to.addresses.is_empty() == other.to.addresses.is_empty()
+            && (&self.before, &self.after) == (&other.before, &other.after)
+    }
+
     pub(super) fn kind(&self) -> Kind {
         let (lost, gained) = (self.before.minus(&self.after), self.after.minus(&self.before));
         match (self.before.is_empty(), self.after.is_empty(), lost.is_empty(), gained.is_empty()) {
@@ -93,37 +114,34 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn new(states: &States, own_node: PodToOwnNode, nft: bool) -> Report {
-        let clusters = [&states.before, &states.after];
+        let clusters: [&Cluster; 2] = [&states.before, &states.after];
         let roll = Roll::new(&clusters);
         let both = clusters.map(state);
-        let mut flows: Vec<FlowChange> = Vec::new();
-        for (v4, family) in [(true, "IPv4"), (false, "IPv6")] {
+        let of_family = |v4: bool| {
             let mut reach = Reach::new(&both, v4, own_node);
-            for one in rectangles(&mut reach) {
-                let (from, to) = (roll.parties(&reach, &one.from), roll.parties(&reach, &one.to));
-                let (before, after) = (reach.traffic(one.before).clone(), reach.traffic(one.after).clone());
-                let pairs = one.pairs;
-                let same = |f: &&mut FlowChange| {
-                    f.families == ["IPv4"]
-                        && (&f.from.workloads, &f.to.workloads) == (&from.workloads, &to.workloads)
-                        && f.from.addresses.is_empty() == from.addresses.is_empty()
-                        && f.to.addresses.is_empty() == to.addresses.is_empty()
-                        && (&f.before, &f.after) == (&before, &after)
-                };
-                // the other family of the same pods
-                if let Some(known) = flows.iter_mut().filter(|_| !v4).find(same) {
-                    known.families.push(family);
-                    known.pairs += pairs;
-                    for (known, found) in [(&mut known.from, &from), (&mut known.to, &to)] {
-                        known.addresses.v6 = found.addresses.v6.clone();
-                    }
-                } else {
-                    flows.push(FlowChange { from, to, families: vec![family], before, after, pairs });
+            let rectangles = rectangles(&mut reach);
+            rectangles.iter().map(|one| FlowChange::of(one, &reach, &roll, v4)).collect::<Vec<_>>()
+        };
+        let settings = kernel::settings(own_node);
+        let (mut flows, more, nodes) = std::thread::scope(|scope| {
+            let v4 = scope.spawn(|| of_family(true));
+            let nodes = scope.spawn(|| kernel::changes(&states.before, &states.after, settings, nft));
+            let v6 = of_family(false);
+            (joined(v4), v6, joined(nodes))
+        });
+        for one in more {
+            // the other family of the same pods
+            match flows.iter_mut().find(|known| known.is_like(&one)) {
+                Some(known) => {
+                    known.families.extend(one.families);
+                    known.pairs += one.pairs;
+                    known.from.addresses.v6 = one.from.addresses.v6;
+                    known.to.addresses.v6 = one.to.addresses.v6;
                 }
+                None => flows.push(one),
             }
         }
         flows.sort_by(|a, b| (a.kind(), &a.to, &a.from).cmp(&(b.kind(), &b.to, &b.from)));
-        let nodes = kernel::changes(&states.before, &states.after, kernel::settings(own_node), nft);
         let mut report = Report {
             objects: states.objects(),
             isolation: isolation(states, &roll),
@@ -137,7 +155,7 @@ impl Report {
     }
 
     fn note(&mut self, after: &Cluster) {
-        let (_, nowhere) = kernel::events(after);
+        let nowhere = kernel::nowhere(after);
         if nowhere > 0 {
             self.notes
                 .push(format!("{nowhere} pods are on no node that is known: nodes are counted without them"));

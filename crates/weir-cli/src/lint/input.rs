@@ -1,7 +1,8 @@
 //! What lint reads.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Result;
 use weir_compiler::cidr::{Cidr, CidrSet};
@@ -37,7 +38,7 @@ impl Input {
         let mut cluster = Cluster::new(found);
         let mut sources = Sources::new(&cluster.places);
         let of_problems = cluster.problems.iter().filter_map(|p| Some(&p.place.as_ref()?.file));
-        let files: BTreeSet<PathBuf> =
+        let files: BTreeSet<Arc<Path>> =
             cluster.places.values().map(|p| &p.file).chain(of_problems).cloned().collect();
         for file in files {
             if let Some(text) = cluster.sources.text(&file) {

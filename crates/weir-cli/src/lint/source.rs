@@ -109,7 +109,7 @@ impl Sources {
     /// A line of a file.
     pub(crate) fn line(&self, place: &Place) -> Option<&str> {
         let line = usize::try_from(place.line).ok()?.checked_sub(1)?;
-        self.files.get(&place.file)?.get(line).map(String::as_str)
+        self.files.get(&*place.file)?.get(line).map(String::as_str)
     }
 
     /// Where a path of a policy is; of one that leads nowhere, as far as it leads.

@@ -1,6 +1,6 @@
 //! Points, classes of them, and the rows of the matrix of who reaches whom.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use weir_compiler::cidr::CidrSet;
@@ -33,7 +33,7 @@ pub(crate) struct Class {
     /// The node before and after, where it tells classes apart: of pods in the host's network, and of pods that
     /// moved.
     node: Option<Both<Option<u32>>>,
-    /// Something is different after.
+    /// Its rulesets, its node or its network are others after.
     pub(crate) changed: bool,
 }
 
@@ -158,11 +158,35 @@ impl Reach {
         Row { traffic: [0, 1].map(|s| self.one_row(class, direction, s)) }
     }
 
+    /// Those who look at a peer set that a class is in before or after, but not both: from it (egress) or to it
+    /// (ingress). Other classes see no difference in one whose rulesets, node and network stay.
+    pub(crate) fn onlookers(&self, class: usize, direction: Direction) -> BTreeSet<u32> {
+        let [before, after] = &self.classes[class].membership;
+        let moved = before.iter().filter(|set| after.binary_search(set).is_err());
+        let moved = moved.chain(after.iter().filter(|set| before.binary_search(set).is_err()));
+        let mut onlookers = BTreeSet::new();
+        for ruleset in moved.flat_map(|(set, _)| &self.lookers[*set as usize]) {
+            for of_ruleset in &self.of_ruleset {
+                onlookers.extend(of_ruleset[opposite(direction) as usize].get(ruleset).into_iter().flatten());
+            }
+        }
+        onlookers
+    }
+
+    /// What passes from one class to another, before and after.
+    pub(crate) fn between(&mut self, from: usize, to: usize) -> Both<u32> {
+        [0, 1].map(|s| match self.is_own_node(from, to, s) {
+            true => ALL,
+            false => {
+                let egress = self.says(from, to, Direction::Egress, s);
+                let ingress = self.says(to, from, Direction::Ingress, s);
+                self.interner.and(egress, ingress)
+            }
+        })
+    }
+
     fn one_row(&mut self, class: usize, direction: Direction, state: usize) -> Vec<u32> {
-        let other = match direction {
-            Direction::Egress => Direction::Ingress,
-            Direction::Ingress => Direction::Egress,
-        };
+        let other = opposite(direction);
         // what the class itself says of all others
         let own = self.classes[class].rulesets[state][direction as usize];
         let mut row = match own {
@@ -259,18 +283,18 @@ impl Reach {
             }
         }
         for ((from, to), traffic) in &mut pairs {
-            let egress = self.says(*from as usize, *to as usize, Direction::Egress);
-            let ingress = self.says(*to as usize, *from as usize, Direction::Ingress);
+            let egress = self.says(*from as usize, *to as usize, Direction::Egress, 1);
+            let ingress = self.says(*to as usize, *from as usize, Direction::Ingress, 1);
             *traffic = self.interner.and(egress, ingress);
         }
         pairs
     }
 
-    fn says(&mut self, class: usize, peer: usize, direction: Direction) -> u32 {
-        match self.classes[class].rulesets[1][direction as usize] {
+    fn says(&mut self, class: usize, peer: usize, direction: Direction, state: usize) -> u32 {
+        match self.classes[class].rulesets[state][direction as usize] {
             None => ALL,
             Some(ruleset) => {
-                self.rulesets.says(ruleset, &self.classes[peer].membership[1], &mut self.interner)
+                self.rulesets.says(ruleset, &self.classes[peer].membership[state], &mut self.interner)
             }
         }
     }
@@ -309,6 +333,13 @@ impl Reach {
         let nodes = (self.nodes[0][from.1 as usize], self.nodes[0][to.1 as usize]);
         let split = a.node.is_some() != b.node.is_some();
         !(split && self.exempts(a, b, 0) && nodes.0.is_some() && nodes.0 == nodes.1)
+    }
+}
+
+fn opposite(direction: Direction) -> Direction {
+    match direction {
+        Direction::Egress => Direction::Ingress,
+        Direction::Ingress => Direction::Egress,
     }
 }
 
@@ -465,7 +496,6 @@ fn class_of(
         Some(at) => *at,
         None => {
             let changed = key.rulesets[0] != key.rulesets[1]
-                || key.membership[0] != key.membership[1]
                 || key.host_network[0] != key.host_network[1]
                 || key.node.is_some_and(|n| n[0] != n[1]);
             classes.push(Class {

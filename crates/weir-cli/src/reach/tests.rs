@@ -293,6 +293,13 @@ fn check(seed: u64, own_node: PodToOwnNode) {
                 if from == to || (*a_pod == u32::MAX && *b_pod == u32::MAX) {
                     continue;
                 }
+                let looks = |class: usize, at: usize, d| {
+                    reach.onlookers(class, d).contains(&u32::try_from(at).expect("few"))
+                };
+                let is_seen = reach.classes[*a].changed
+                    || reach.classes[*b].changed
+                    || looks(*a, *b, Direction::Egress)
+                    || looks(*b, *a, Direction::Ingress);
                 for l4 in traffic() {
                     let asked = [0, 1]
                         .map(|s| worlds[s].allowed(own_node, (from, source[s]), (to, destination[s]), l4));
@@ -306,10 +313,16 @@ fn check(seed: u64, own_node: PodToOwnNode) {
                         let by_row = reach.traffic(rows[*a][1].traffic[s][*b]).contains(l4);
                         assert_eq!(by_row, asked[s], "{}: state {s}", what());
                     }
-                    if !reach.classes[*a].changed && !reach.classes[*b].changed {
+                    if !is_seen {
                         assert_eq!(asked[0], asked[1], "{}: neither end is changed", what());
                     }
                 }
+                let between = reach.between(*a, *b);
+                assert_eq!(
+                    between,
+                    [0, 1].map(|s| rows[*a][1].traffic[s][*b]),
+                    "seed {seed}: {from} to {to}"
+                );
                 let same = |s: usize| rows[*a][1].traffic[s][*b] == rows[*b][0].traffic[s][*a];
                 assert!(same(0) && same(1), "seed {seed}: rows of {from} and {to} differ");
             }

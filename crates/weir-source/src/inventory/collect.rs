@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use weir_compiler::object::{Event, ObjectKey};
 
@@ -32,14 +33,15 @@ impl Collector {
 
     /// The text of a file; `path` is for places.
     pub(super) fn file(&mut self, path: &Path, bytes: &[u8]) {
-        for (line, reason) in text::each(bytes, &mut |tree| self.document(path, &tree, None, false)) {
+        let path = Arc::from(path);
+        for (line, reason) in text::each(bytes, &mut |tree| self.document(&path, &tree, None, false)) {
             let reason = format!("not readable as YAML or JSON: {reason}");
-            self.problem(Place { file: path.to_owned(), line }, None, reason);
+            self.problem(Place { file: Arc::clone(&path), line }, None, reason);
         }
     }
 
-    fn document(&mut self, path: &Path, tree: &Tree, default: Option<What>, in_list: bool) {
-        let place = Place { file: path.to_owned(), line: tree.line };
+    fn document(&mut self, path: &Arc<Path>, tree: &Tree, default: Option<What>, in_list: bool) {
+        let place = Place { file: Arc::clone(path), line: tree.line };
         if let Some(what) = self.extra(tree, default) {
             return self.object(what, tree, place);
         }
@@ -85,8 +87,8 @@ impl Collector {
     }
 
     fn core(&mut self, kind: Kind, tree: &Tree, place: Place) {
-        let file = place.file.clone();
-        let at = |line: u64| Place { file: file.clone(), line };
+        let file = Arc::clone(&place.file);
+        let at = |line: u64| Place { file: Arc::clone(&file), line };
         let event = match convert::object(kind, tree) {
             Outcome::Good(event, notes) => {
                 let id = Id::of(&event);
@@ -106,7 +108,7 @@ impl Collector {
             Outcome::Wrong(id, error) => return self.wrong(kind, id, &error, at(error.line)),
         };
         let id = Id::of(&event);
-        if self.is_there(kind.as_str(), id.key.clone(), &place, Some(id)) {
+        if self.is_there(kind.as_str(), id.key, &place, Some(kind)) {
             return;
         }
         match &event {
@@ -168,17 +170,17 @@ impl Collector {
     }
 
     /// Whether an object was there before, which is told.
-    fn is_there(&mut self, kind: &'static str, key: ObjectKey, place: &Place, id: Option<Id>) -> bool {
+    fn is_there(&mut self, kind: &'static str, key: ObjectKey, place: &Place, core: Option<Kind>) -> bool {
         use std::collections::hash_map::Entry;
-        let name = key.clone();
-        let first = match self.seen.entry((kind, key)) {
+        let (first, key) = match self.seen.entry((kind, key)) {
             Entry::Vacant(entry) => {
                 entry.insert(place.clone());
                 return false;
             }
-            Entry::Occupied(entry) => entry.get().clone(),
+            Entry::Occupied(entry) => (entry.get().clone(), entry.key().1.clone()),
         };
-        let what = if id.is_some() { String::new() } else { format!("{kind} {name} ") };
+        let what = if core.is_some() { String::new() } else { format!("{kind} {key} ") };
+        let id = core.map(|kind| Id { kind, key });
         let reason = if first.file == place.file {
             format!(
                 "{what}is there twice in this file, first in line {}, which is the one that counts",

@@ -4,6 +4,8 @@
 //! is left out: [`Live::unseen`] says so, for an answer from a part of a cluster is one of that part.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -166,8 +168,9 @@ pub async fn read(
             }
             Listed::Unknown => continue,
         };
+        let nowhere: Arc<Path> = Path::new("").into();
         for object in objects {
-            collector.object(what, &object, Place { file: std::path::PathBuf::new(), line: 0 });
+            collector.object(what, &object, Place { file: nowhere.clone(), line: 0 });
         }
     }
     Ok(Live { inventory: collector.finish(), namespace, unseen })

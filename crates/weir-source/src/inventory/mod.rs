@@ -83,7 +83,7 @@ pub fn read(paths: &[PathBuf], stdin: Option<&[u8]>, keep: bool) -> Inventory {
             _ => match std::fs::read(&path) {
                 Ok(text) => collector.file(&path, &text),
                 Err(error) => {
-                    let place = Place { file: path, line: 0 };
+                    let place = Place { file: path.into(), line: 0 };
                     let problem = Problem::at(place, None, format!("cannot be read: {error}"));
                     collector.inventory.problems.push(problem);
                 }

@@ -125,5 +125,5 @@ fn unreadable_in(path: &Path, error: &io::Error, found: &mut Found) {
 
 /// The problem of a path that cannot be read.
 pub(super) fn unreadable(path: PathBuf, error: &io::Error) -> Problem {
-    Problem::at(Place { file: path, line: 0 }, None, format!("cannot be read: {error}"))
+    Problem::at(Place { file: path.into(), line: 0 }, None, format!("cannot be read: {error}"))
 }

@@ -124,6 +124,6 @@ impl Reader<'_> {
     }
 
     fn place(&self, line: u64) -> Place {
-        Place { file: self.path.to_owned(), line }
+        Place { file: self.path.into(), line }
     }
 }

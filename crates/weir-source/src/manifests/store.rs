@@ -192,7 +192,7 @@ impl Store {
             known.holders.sort_by_key(|&number| order(files, number));
             let Some(&winner) = known.holders.first() else {
                 if known.force.is_some() {
-                    events.push((GONE, id.clone().gone(), Place { file: PathBuf::new(), line: 0 }));
+                    events.push((GONE, id.clone().gone(), Place { file: PathBuf::new().into(), line: 0 }));
                 }
                 self.objects.remove(&id);
                 continue;
@@ -215,7 +215,7 @@ impl Store {
             if known.force.replace(force.clone()).is_some_and(|before| before.digest == force.digest) {
                 continue;
             }
-            let place = Place { file: files[winner].path.clone(), line: entry.line };
+            let place = Place { file: files[winner].path.clone().into(), line: entry.line };
             events.push((order(files, winner), event, place));
         }
         // In the order of the files, as a person would read them; what is gone, last.
@@ -256,8 +256,10 @@ fn duplicate(files: &[File], id: &Id, known: &mut Known) -> Option<Problem> {
     if staying == known.told {
         return None;
     }
-    let place =
-        |number: usize| Place { file: files[number].path.clone(), line: files[number].objects[id].line };
+    let place = |number: usize| Place {
+        file: files[number].path.clone().into(),
+        line: files[number].objects[id].line,
+    };
     let (first, second) = (place(staying[0]), place(staying[1]));
     known.told = staying;
     let reason = format!("is also in {first}, which is the one that counts: remove one of them");

@@ -190,7 +190,7 @@ fn typed_lists_of_the_api_itself_in_json() {
     assert!(pods[0].host_network && pods[0].finished && !pods[0].terminating);
     assert_eq!(pods[0].ips.len(), 1, "podIP where there is no podIPs (N74)");
     assert!(pods[1].terminating && pods[1].ips.is_empty());
-    assert_eq!(loaded.places[1], crate::Place { file: path, line: 3 });
+    assert_eq!(loaded.places[1], crate::Place { file: path.into(), line: 3 });
 }
 
 #[test]

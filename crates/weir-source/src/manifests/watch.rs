@@ -323,7 +323,7 @@ impl Follower {
                     new = true;
                 }
                 Err(error) => {
-                    let place = crate::Place { file: path.clone(), line: 0 };
+                    let place = crate::Place { file: path.as_path().into(), line: 0 };
                     let reason =
                         format!("cannot be watched ({error}): changes are noticed every {BACKSTOP:?} only");
                     problems.push(Problem::at(place, None, reason));
