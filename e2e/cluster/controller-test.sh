@@ -172,6 +172,7 @@ if [[ -x $(dirname "$AGENT")/weir ]]; then
     wait_for 60 "what controllers tell" told || true
     status || true
     expect "all is well, all nodes enforce, and it is known how fast" told
+    . "$HERE/answers.sh" "$holds"
 fi
 
 step "controllers are killed one at a time, while policies change; packets all the while"
