@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use weir_dataplane::model::{Family, Hook, HookPoint, Op, Table, Transaction};
-use weir_dataplane::{TABLE, TABLES};
+use weir_dataplane::model::{Expr, Family, Hook, HookPoint, Op, Rule, Table, Transaction};
+use weir_dataplane::{DenialLog, TABLE, TABLES};
 use weir_nft::{ApplyError, DumpError, IpsetError, Nft, OpenError};
 
 use crate::backend::{Backend, DESTROY_PAUSE, SetBackend, destroy_all};
@@ -115,6 +115,26 @@ impl Kernel {
         let ops = vec![Op::AddTable, Op::AddChain { chain, hook }, Op::DeleteTable];
         let probe = Transaction { family, table: "weir_probe".to_owned(), ops };
         !matches!(self.nft.apply(&[probe]), Err(ApplyError::Refused { .. }))
+    }
+
+    /// Whether the kernel takes rules that tell NFLOG of packets, tried in the same way.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn can_log(&mut self, log: DenialLog) -> Result<(), ApplyError> {
+        let chain = "probe".to_owned();
+        let exprs = vec![
+            Expr::Limit { per_second: log.per_second, burst: log.burst },
+            Expr::Log { group: log.group, prefix: chain.clone(), snaplen: log.snaplen },
+        ];
+        let rule = Rule { exprs, comment: None };
+        let ops = vec![
+            Op::AddTable,
+            Op::AddChain { chain: chain.clone(), hook: None },
+            Op::AddRule { chain, rule },
+            Op::DeleteTable,
+        ];
+        self.nft.apply(&[Transaction { family: Family::Inet, table: "weir_probe".to_owned(), ops }])
     }
 
     /// Makes the kernel equal to `plan`: of [`TABLES`], those that are in it. `pending` is what

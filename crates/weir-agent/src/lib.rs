@@ -22,6 +22,7 @@ mod bare;
 pub mod bridge;
 pub mod bypass;
 pub mod controller;
+pub mod denials;
 pub mod enforce;
 pub mod host;
 mod inflow;

@@ -12,10 +12,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use weir_agent::backend::SetBackend;
 use weir_agent::controller::{self, address::Address};
+use weir_agent::denials;
 use weir_agent::run::{Options, Source};
 use weir_agent::{host, kernel, run};
 use weir_compiler::flow::PodToOwnNode;
-use weir_dataplane::Settings;
+use weir_dataplane::{DenialLog, Settings};
 
 /// Enforces NetworkPolicy on the pods of one node.
 ///
@@ -112,6 +113,13 @@ struct Enforce {
     /// already are judged by policies. After that, isolated pods drop TCP that is new without SYN.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     mid_stream_grace: u64,
+    /// Tell of denied connections on standard output, as lines of JSON: so many a second of each pod and direction
+    /// at most; off: none.
+    #[arg(long, value_name = "PER_SECOND|off", default_value = "10", value_parser = per_second)]
+    log_denied: PerSecond,
+    /// The group of NFLOG by which the kernel tells of them. Nobody else on the node may use it.
+    #[arg(long, value_name = "GROUP", default_value_t = DenialLog::default().group)]
+    log_denied_group: u16,
     /// Where the addresses of peers are kept in the kernel.
     #[arg(long, value_enum, default_value_t)]
     set_backend: SetBackend,
@@ -148,6 +156,18 @@ fn listen(text: &str) -> Result<Listen, String> {
             .parse()
             .map(|at| Listen(Some(at)))
             .map_err(|_| "an address such as 127.0.0.1:9441, or off".into()),
+    }
+}
+
+/// So many, or none.
+#[derive(Debug, Clone, Copy)]
+struct PerSecond(Option<u32>);
+
+fn per_second(text: &str) -> Result<PerSecond, String> {
+    match text.parse() {
+        _ if text == "off" => Ok(PerSecond(None)),
+        Ok(number @ 1..=1000) => Ok(PerSecond(Some(number))),
+        _ => Err("a number from 1 to 1000, or off".into()),
     }
 }
 
@@ -205,6 +225,8 @@ fn start(cli: Cli) -> Result<()> {
         existing_connections,
         revoked_mark,
         mid_stream_grace,
+        log_denied,
+        log_denied_group,
         set_backend,
     } = cli.enforce;
     let node = node.unwrap_or_default();
@@ -235,6 +257,10 @@ fn start(cli: Cli) -> Result<()> {
         cni_results,
         mid_stream_grace,
         sets: set_backend,
+        denials: log_denied.0.map(|per_second| denials::Options {
+            per_second,
+            kernel: DenialLog { group: log_denied_group, ..DenialLog::default() },
+        }),
         state: state_dir,
         isolate_after_reboot: (isolate_after_reboot > 0).then(|| Duration::from_secs(isolate_after_reboot)),
         metrics: metrics_listen.0,

@@ -50,6 +50,12 @@ pub struct Metrics {
     pub disk_errors: Counter,
     /// Pods are isolated after a reboot.
     pub isolating: Gauge,
+    /// Denied packets that were told.
+    pub denials_logged: Counter,
+    /// That were not, for their pod had as many.
+    pub denials_suppressed: Counter,
+    /// That were not, for somebody was too slow. Of what the kernel itself lost, each time counts as one.
+    pub denials_lost: Counter,
     contact: Arc<Mutex<Contact>>,
 }
 
@@ -82,6 +88,9 @@ impl Default for Metrics {
             disk_writes: Counter::default(),
             disk_errors: Counter::default(),
             isolating: zero(),
+            denials_logged: Counter::default(),
+            denials_suppressed: Counter::default(),
+            denials_lost: Counter::default(),
             contact: Arc::new(Mutex::new(Contact(Some(Instant::now())))),
         }
     }
@@ -109,6 +118,12 @@ impl Metrics {
         );
         all.register("errors", "Attempts to bring the kernel into step that failed", self.errors.clone());
         all.register("policies_closed", "Policies that the kernel refuses, closed", self.closed.clone());
+        let help = "Denied packets that were logged";
+        all.register("denials_logged", help, self.denials_logged.clone());
+        let help = "Denied packets that were not logged, because their pod had as many lines as it may have";
+        all.register("denials_suppressed", help, self.denials_suppressed.clone());
+        let help = "Denied packets that were not logged, because standard output or the agent was too slow";
+        all.register("denials_lost", help, self.denials_lost.clone());
         if controller {
             let help = "Changes received from controllers, as encoded";
             all.register_with_unit("received", help, Unit::Bytes, self.received_bytes.clone());

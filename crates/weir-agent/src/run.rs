@@ -15,6 +15,7 @@ use weir_nft::{Listener, Nft};
 
 use crate::agent::Agent;
 use crate::backend::SetBackend;
+use crate::denials::{self, Denial, Denials};
 use crate::inflow::Inflow;
 use crate::kernel::Kernel;
 use crate::links::Watcher;
@@ -45,6 +46,8 @@ pub struct Options {
     pub state: PathBuf,
     /// With a controller: for how long pods are isolated after a reboot, if it does not answer. `None`: never.
     pub isolate_after_reboot: Option<Duration>,
+    /// Whether and how denied connections are told on standard output.
+    pub denials: Option<denials::Options>,
     /// Where to serve metrics and health.
     pub metrics: Option<SocketAddr>,
 }
@@ -62,7 +65,7 @@ const CONTROLLER_FIRST: Duration = Duration::from_secs(10);
 pub async fn run(options: Options) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let kernel = Kernel::with(options.sets)?;
+    let mut kernel = Kernel::with(options.sets)?;
     let mut listener = listen()?;
     let mut links = Watcher::new().await?;
     let metrics = Metrics::default();
@@ -76,7 +79,23 @@ pub async fn run(options: Options) -> Result<()> {
         let pod_to_own_node = options.settings.own_node == PodToOwnNode::Allow;
         Revoker::open(&options.node, revoke::Options { mark, pod_to_own_node })
     });
-    let settings = Settings { drop_mid_stream: grace_ends.is_none(), ..options.settings };
+    let mut denials = None;
+    if let Some(wanted) = options.denials {
+        match kernel.can_log(wanted.kernel) {
+            Ok(()) => {
+                denials = Some(Denials::start(&options.node, wanted, metrics.clone(), std::io::stdout())?);
+            }
+            // no reason not to enforce policies
+            Err(error) => tracing::warn!(
+                "denied connections are not logged: the kernel does not take rules that log to NFLOG (modules nft_log,                  nfnetlink_log; --log-denied=off says that it is not wanted): {error}"
+            ),
+        }
+    }
+    let settings = Settings {
+        drop_mid_stream: grace_ends.is_none(),
+        log_denials: denials.as_ref().and(options.denials).map(|denials| denials.kernel),
+        ..options.settings
+    };
     let mut agent =
         Agent::new(options.node.clone(), settings, kernel, ports, revoke.transpose()?, metrics.clone());
     agent.unused = unused;
@@ -126,6 +145,12 @@ pub async fn run(options: Options) -> Result<()> {
                 // nothing tells that a sysctl of the host has changed
                 agent.attach = true;
                 agent.report_bypass(links.table());
+            }
+            denial = told(&mut denials) => {
+                if let Some(denials) = &mut denials {
+                    denials.tell(denial, agent.planner.slice());
+                }
+                continue;
             }
             step = next(&mut agent.revoker) => agent.revoke(step, &links),
             () = at(grace_ends) => {
@@ -190,6 +215,13 @@ fn before() -> Result<Before> {
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn told(denials: &mut Option<Denials>) -> Denial {
+    match denials {
+        Some(denials) => denials.next().await,
         None => std::future::pending().await,
     }
 }

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use common::in_netns;
 use weir_agent::backend::SetBackend;
+use weir_agent::denials;
 use weir_agent::run::{Options, Source, run};
 use weir_dataplane::model::{Family, Table};
-use weir_dataplane::{Settings, TABLE};
+use weir_dataplane::{DenialLog, Settings, TABLE};
 use weir_nft::Nft;
 
 const CLUSTER: &str = r#"
@@ -42,7 +43,8 @@ fn weir() -> PathBuf {
 }
 
 /// What the agent has in the kernel, with `web` behind an interface of its own.
-fn by_agent(folder: &Path, settings: Settings, grace: Duration) -> [Option<Table>; 2] {
+fn by_agent(folder: &Path, settings: Settings, log: bool, grace: Duration) -> [Option<Table>; 2] {
+    let denials = log.then(|| denials::Options { per_second: 10, kernel: DenialLog::default() });
     let options = Options {
         node: "n".into(),
         source: Source::Manifests(folder.to_owned()),
@@ -52,6 +54,7 @@ fn by_agent(folder: &Path, settings: Settings, grace: Duration) -> [Option<Table
         sets: SetBackend::Nft,
         state: folder.join("no-state"),
         isolate_after_reboot: None,
+        denials,
         metrics: None,
     };
     in_netns(move || {
@@ -116,7 +119,7 @@ fn nft_makes_of_the_text_what_the_agent_makes() {
     std::fs::write(folder.join("cluster.yaml"), CLUSTER).expect("written");
     let revoked_mark = std::num::NonZeroU32::new(0x1000);
     let as_agent = Settings { revoked_mark, ..Settings::default() };
-    let agent = by_agent(&folder, as_agent, Duration::ZERO);
+    let agent = by_agent(&folder, as_agent, true, Duration::ZERO);
     let whole = agent[0].as_ref().expect("a table");
     assert!(whole.chains.len() > 5 && whole.sets.len() > 10, "{whole}");
     assert_eq!(by_nft(&folder, &[]), agent);
@@ -130,8 +133,10 @@ fn nft_makes_of_the_text_what_the_agent_makes() {
         "--existing-connections",
         "keep",
         "--mid-stream-grace",
+        "--log-denied",
+        "off",
     ];
-    let agent = by_agent(&folder, other, Duration::from_secs(300));
+    let agent = by_agent(&folder, other, false, Duration::from_secs(300));
     assert_eq!(by_nft(&folder, arguments), agent);
     std::fs::remove_dir_all(folder).expect("gone");
 }

@@ -45,6 +45,7 @@ fn links_routes_and_what_others_did_to_the_table_are_followed_by_events() {
         sets: SetBackend::Nft,
         state: folder.join("no-state"),
         isolate_after_reboot: None,
+        denials: None,
         metrics: None,
     };
     // a thread begins in the namespace of the one that made it

@@ -9,7 +9,7 @@ use weir_compiler::flow::PodToOwnNode;
 use weir_compiler::object::{Event, Namespace, ObjectKey, Pod, Policy};
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::{Table, Transaction};
-use weir_dataplane::{Attachments, Planner, Settings};
+use weir_dataplane::{Attachments, DenialLog, Planner, Settings};
 
 use crate::cluster::Cluster;
 
@@ -22,6 +22,7 @@ pub(crate) fn settings(own_node: PodToOwnNode) -> Settings {
         own_node,
         revoked_mark: NonZeroU32::new(REVOKED_MARK),
         drop_mid_stream: true,
+        log_denials: Some(DenialLog::default()),
         ..Settings::default()
     }
 }

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use weir_compiler::flow::PodToOwnNode;
 use weir_compiler::{Compiler, Scope};
-use weir_dataplane::{Attachment, Attachments, Planner, Settings};
+use weir_dataplane::{Attachment, Attachments, DenialLog, Planner, Settings};
 use weir_source::inventory::live::Wanted;
 
 use crate::cluster::Cluster;
@@ -56,6 +56,12 @@ pub(crate) struct Render {
     /// The bit of connections' marks that says: revoked
     #[arg(long, value_name = "BIT", default_value = "0x1000", value_parser = mark)]
     revoked_mark: NonZeroU32,
+    /// Whether denied connections are logged: lines a second of each pod, or off
+    #[arg(long, value_name = "PER_SECOND|off", default_value = "10", value_parser = logs)]
+    log_denied: LogDenied,
+    /// The group of NFLOG by which the kernel tells of them
+    #[arg(long, value_name = "GROUP", default_value_t = DenialLog::default().group)]
+    log_denied_group: u16,
     /// As within the time in which TCP connections of before the agent's first start are judged
     #[arg(long)]
     mid_stream_grace: bool,
@@ -106,6 +112,18 @@ impl FromStr for At {
     }
 }
 
+/// Whether they are; how many of them are told is nothing to the kernel.
+#[derive(Debug, Clone, Copy)]
+struct LogDenied(bool);
+
+fn logs(text: &str) -> Result<LogDenied, String> {
+    match text.parse::<u32>() {
+        _ if text == "off" => Ok(LogDenied(false)),
+        Ok(1..=1000) => Ok(LogDenied(true)),
+        _ => Err("a number from 1 to 1000, or off".to_owned()),
+    }
+}
+
 fn mark(text: &str) -> Result<NonZeroU32, String> {
     let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => u32::from_str_radix(digits, 16),
@@ -147,6 +165,10 @@ impl Render {
             close_unknown: self.unknown_pods == UnknownPods::Deny,
             revoked_mark: (self.existing_connections == Existing::Revoke).then_some(self.revoked_mark),
             drop_mid_stream: !self.mid_stream_grace,
+            log_denials: self
+                .log_denied
+                .0
+                .then(|| DenialLog { group: self.log_denied_group, ..DenialLog::default() }),
             ..kernel::settings(self.pod_to_own_node)
         }
     }

@@ -32,6 +32,6 @@ mod text;
 
 pub use bridge::{Port, Ports};
 pub use change::{difference, differences, rebuilt};
-pub use planner::{Attachment, Attachments, Planner, Settings, TABLE, TABLES};
+pub use planner::{Attachment, Attachments, DenialLog, Planner, Settings, TABLE, TABLES};
 pub use rulesets::{Costs, drops_mid_stream};
 pub use stages::stages;

@@ -168,6 +168,22 @@ pub enum Expr {
         /// Matches if it is not there.
         negate: bool,
     },
+    /// Matches up to so many packets a second (`limit rate`), and a number of them at once.
+    Limit {
+        /// Packets.
+        per_second: u32,
+        /// Packets; not 0.
+        burst: u32,
+    },
+    /// Hands the head of the packet to whoever listens to a group of NFLOG (`log group`). It always matches.
+    Log {
+        /// Of NFLOG.
+        group: u16,
+        /// At most 127 bytes.
+        prefix: String,
+        /// How many bytes of the packet.
+        snaplen: u32,
+    },
     /// Ends the rule with a verdict (`immediate` into the verdict register).
     Verdict(Verdict),
     /// An expression that Weir does not write, by its name: found in a dump, it makes the rule

@@ -91,6 +91,28 @@ pub struct Settings {
     pub revoked_mark: Option<NonZeroU32>,
     /// Isolated pods drop TCP that is new without SYN (U27).
     pub drop_mid_stream: bool,
+    /// What policies deny is told to NFLOG.
+    pub log_denials: Option<DenialLog>,
+}
+
+/// How denied packets are told to NFLOG: those of each ruleset up to a rate. The prefix is the name of the
+/// ruleset's chain, `egress_ID` or `ingress_ID`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DenialLog {
+    /// Of NFLOG.
+    pub group: u16,
+    /// Packets a second, of each ruleset.
+    pub per_second: u32,
+    /// So many at once.
+    pub burst: u32,
+    /// Bytes of each packet: its headers are enough.
+    pub snaplen: u32,
+}
+
+impl Default for DenialLog {
+    fn default() -> Self {
+        DenialLog { group: 29, per_second: 100, burst: 200, snaplen: 128 }
+    }
 }
 
 impl Default for Settings {
@@ -102,6 +124,7 @@ impl Default for Settings {
             own_node: PodToOwnNode::default(),
             revoked_mark: None,
             drop_mid_stream: false,
+            log_denials: None,
         }
     }
 }

@@ -8,6 +8,7 @@ use weir_compiler::object::Protocol;
 use crate::model::{
     Bytes, CmpOp, CtKey, Expr, Field, LookupDest, MetaKey, PayloadBase, Reg, Rule, SetDecl, Verdict,
 };
+use crate::planner::DenialLog;
 
 /// IPv4 or IPv6: what a rule on addresses is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +71,13 @@ const TCP_SYN: u8 = 0x02;
 const ICMPV6: u8 = 58;
 
 impl Match {
+    /// Hands packets to NFLOG, of which there are not too many.
+    pub(crate) fn logged(mut self, log: &DenialLog, prefix: &str) -> Rule {
+        self.0.push(Expr::Limit { per_second: log.per_second, burst: log.burst });
+        self.0.push(Expr::Log { group: log.group, prefix: prefix.to_owned(), snaplen: log.snaplen });
+        Rule { exprs: self.0, comment: None }
+    }
+
     pub(crate) fn then(mut self, verdict: Verdict) -> Rule {
         self.0.push(Expr::Verdict(verdict));
         Rule { exprs: self.0, comment: None }

@@ -26,7 +26,7 @@ use weir_compiler::slice::{
 
 use crate::model::{self, Chain, Set, Verdict};
 use crate::peers::{Kind, Union};
-use crate::planner::Settings;
+use crate::planner::{DenialLog, Settings};
 use crate::ports::{Segments, port_set_name, port_sets, segments, verdict_map};
 use crate::rules::{End, INVALID, IpFamily, Match};
 
@@ -131,7 +131,13 @@ pub(crate) fn layout(slice: &NodeSlice, id: RulesetId, ruleset: &Ruleset, settin
         Direction::Ingress => End::Source,
         Direction::Egress => End::Destination,
     };
-    let mut writer = Writer { slice, costs: &settings.costs, end, layout: Layout::default() };
+    let mut writer = Writer {
+        slice,
+        costs: &settings.costs,
+        end,
+        log: settings.log_denials.map(|log| (log, name.clone())),
+        layout: Layout::default(),
+    };
     for (i, tier) in tiers.iter().enumerate() {
         let next = tiers.get(i + 1).map(name_of);
         let entries: Vec<&Entry> = ruleset.entries.iter().filter(|e| e.tier == *tier).collect();
@@ -277,6 +283,8 @@ struct Writer<'a> {
     costs: &'a Costs,
     /// The peer's end of the packet.
     end: End,
+    /// How denials are told, and under which name.
+    log: Option<(DenialLog, String)>,
     layout: Layout,
 }
 
@@ -287,7 +295,6 @@ impl Writer<'_> {
         let ports = |rule: &Rule| port_matches(rule.ports, &slice.port_sets[&rule.ports]).len();
         let peers = |rule: &Rule| rule.peers.as_ref().map_or(1, |peers| 2 * peers.len());
         let in_a_row: usize = rules.iter().map(|rule| peers(rule) * ports(rule)).sum();
-        let drop = || Match::default().then(Verdict::Drop);
         if in_a_row > self.costs.in_a_row {
             let classes = Classes::new(slice, rules);
             let peer_sets: BTreeSet<&PeerSetId> =
@@ -297,8 +304,14 @@ impl Writer<'_> {
             }
         }
         let mut all: Vec<model::Rule> = rules.iter().flat_map(|rule| self.row(rule, None)).collect();
-        all.push(drop());
+        all.extend(self.denied());
         all
+    }
+
+    /// What a chain ends with.
+    fn denied(&self) -> Vec<model::Rule> {
+        let told = self.log.as_ref().map(|(log, name)| Match::default().logged(log, name));
+        told.into_iter().chain([Match::default().then(Verdict::Drop)]).collect()
     }
 
     fn by_class(&mut self, chain: &str, classes: Classes) -> Vec<model::Rule> {
@@ -306,6 +319,13 @@ impl Writer<'_> {
         let mut rules = self.returns(&open);
         if open.any {
             return rules;
+        }
+        // what all classes end with, once if it is more than one rule
+        let mut end = Verdict::Drop;
+        if self.log.is_some() {
+            let name = format!("{chain}_denied");
+            self.layout.chains.insert(name.clone(), Chain { hook: None, rules: self.denied() });
+            end = Verdict::Goto(name);
         }
         let verdicts: Vec<Verdict> = classes
             .iter()
@@ -316,7 +336,7 @@ impl Writer<'_> {
                 }
                 let name = format!("{chain}_{i}");
                 let mut rules = self.returns(peers);
-                rules.push(Match::default().then(Verdict::Drop));
+                rules.push(Match::default().then(end.clone()));
                 self.layout.chains.insert(name.clone(), Chain { hook: None, rules });
                 Verdict::Goto(name)
             })
@@ -327,7 +347,7 @@ impl Writer<'_> {
             let segments = segments.into_iter().map(|(ports, class)| (ports, verdicts[class].clone()));
             self.layout.maps.insert(map, verdict_map(segments.collect()));
         }
-        rules.push(Match::default().then(Verdict::Drop));
+        rules.push(Match::default().then(end));
         rules
     }
 

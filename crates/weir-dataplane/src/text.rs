@@ -308,6 +308,12 @@ fn rule_text(rule: &Rule) -> String {
                 let not = if *negate { "! " } else { "" };
                 words.push(format!("xt match \"set\" {not}{set} {key}"));
             }
+            Expr::Limit { per_second, burst } => {
+                words.push(format!("limit rate {per_second}/second burst {burst} packets"));
+            }
+            Expr::Log { group, prefix, snaplen } => {
+                words.push(format!("log prefix {} group {group} snaplen {snaplen}", quoted(prefix)));
+            }
             Expr::Verdict(verdict) => words.push(verdict.to_string()),
             Expr::Foreign(name) => words.push(format!("# {name}")),
         }

@@ -22,6 +22,17 @@ pub enum OpenError {
          CONFIG_NF_CT_NETLINK, or run with --existing-connections=keep"
     )]
     NoConntrack,
+    /// The kernel has no NFLOG.
+    #[error(
+        "the kernel has no NFLOG: load it (modprobe nfnetlink_log), or use a kernel that has CONFIG_NETFILTER_NETLINK_LOG"
+    )]
+    NoNflog,
+    /// Another program listens to the group.
+    #[error("another program listens to group {group} of NFLOG: end it, or take another group")]
+    NflogTaken {
+        /// Of NFLOG.
+        group: u16,
+    },
     /// Anything else.
     #[error("cannot use a netlink socket for nftables")]
     Io(#[from] io::Error),

@@ -363,6 +363,13 @@ impl Expr {
         self
     }
 
+    /// `attr` is a 64-bit number in this kind of expression.
+    fn u64(self, attr: u32, value: u64) -> Expr {
+        // SAFETY: the object is alive.
+        unsafe { sys::nftnl_expr_set_u64(self.0.as_ptr(), attr as u16, value) };
+        self
+    }
+
     /// `attr` is a constant in this kind of expression.
     fn data(self, attr: u32, data: Data<'_>) -> Expr {
         // SAFETY: the object is alive, and Data is no longer than the union it is copied to.
@@ -462,6 +469,24 @@ impl Expr {
         };
         assert!(done >= 0, "libnftnl refused the data of a match");
         expr
+    }
+
+    pub(crate) fn limit(per_second: u32, burst: u32) -> Expr {
+        Expr::alloc(c"limit")
+            .u64(sys::NFTNL_EXPR_LIMIT_RATE, per_second.into())
+            .u64(sys::NFTNL_EXPR_LIMIT_UNIT, 1)
+            .u32(sys::NFTNL_EXPR_LIMIT_BURST, burst)
+            .u32(sys::NFTNL_EXPR_LIMIT_TYPE, 0) // NFT_LIMIT_PKTS
+            .u32(sys::NFTNL_EXPR_LIMIT_FLAGS, 0)
+    }
+
+    pub(crate) fn log(group: u16, prefix: &Name, snaplen: u32) -> Expr {
+        let log = Expr::alloc(c"log")
+            .name(sys::NFTNL_EXPR_LOG_PREFIX, prefix)
+            .u32(sys::NFTNL_EXPR_LOG_SNAPLEN, snaplen);
+        // SAFETY: the object is alive, and the attribute is a 16-bit number in this kind of expression.
+        unsafe { sys::nftnl_expr_set_u16(log.0.as_ptr(), sys::NFTNL_EXPR_LOG_GROUP as u16, group) };
+        log
     }
 
     pub(crate) fn verdict(code: i32, chain: Option<&Name>) -> Expr {

@@ -18,6 +18,9 @@ pub(crate) const DATA_VERDICT: u16 = 2;
 pub(crate) const VERDICT_CODE: u16 = 1;
 pub(crate) const VERDICT_CHAIN: u16 = 2;
 
+/// `NF_LOG_PREFIXLEN`, without the final zero.
+const LOG_PREFIX: usize = 127;
+
 /// The kernel's index of an ipset by its name: so rules have them.
 pub(crate) type Indices = HashMap<String, u16>;
 /// The other way round.
@@ -65,6 +68,13 @@ fn encode_expr(expr: &Expr, ipsets: &Indices) -> Result<ffi::Expr, Unfit> {
             let index = *ipsets.get(set).ok_or(Unfit::NoIpset)?;
             kernel::ipset_match(index, *key, *negate)?
         }
+        Expr::Limit { per_second, burst } => ffi::Expr::limit(*per_second, *burst),
+        Expr::Log { group, prefix, snaplen } => {
+            if prefix.len() > LOG_PREFIX {
+                return Err(Unfit::Name);
+            }
+            ffi::Expr::log(*group, &Name::new(prefix)?, *snaplen)
+        }
         Expr::Foreign(_) => return Err(Unfit::Foreign),
     })
 }
@@ -110,6 +120,10 @@ impl<'a> Parts<'a> {
 
     fn number(&self, kind: usize) -> Option<u32> {
         be32(self.0[kind]?)
+    }
+
+    fn long(&self, kind: usize) -> Option<u64> {
+        Some(u64::from_be_bytes(self.0[kind]?.try_into().ok()?))
     }
 
     fn reg(&self, kind: usize) -> Option<weir_dataplane::model::Reg> {
@@ -190,6 +204,21 @@ fn decode_expr(name: &str, parts: &Parts<'_>, ipsets: &Ipsets) -> Option<Expr> {
             let (index, key, negate) =
                 kernel::ipset_match_of(&string(parts.0[1]?), parts.number(2)?, parts.0[3]?)?;
             Expr::Ipset { set: ipsets.get(&index)?.clone(), key, negate }
+        }
+        "limit" => {
+            // 2 is the unit, in seconds; 4: packets and not bytes; 5: not "over"
+            parts.only(&[1, 2, 3, 4, 5])?;
+            let plain = parts.long(2)? == 1 && parts.number(4)? == 0 && parts.number(5).unwrap_or(0) == 0;
+            let per_second = u32::try_from(parts.long(1)?).ok().filter(|_| plain)?;
+            Expr::Limit { per_second, burst: parts.number(3)? }
+        }
+        "log" => {
+            parts.only(&[1, 2, 3])?;
+            Expr::Log {
+                group: u16::from_be_bytes(parts.0[1]?.try_into().ok()?),
+                prefix: string(parts.0[2]?),
+                snaplen: parts.number(3)?,
+            }
         }
         "immediate" => {
             parts.only(&[1, 2])?;

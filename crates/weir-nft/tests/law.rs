@@ -109,7 +109,9 @@ fn what_others_add_is_foreign_and_fails_no_dump() {
             chain nat { type nat hook postrouting priority 100; }
             chain x {
                 counter accept
-                limit rate 3/second drop
+                limit rate 3/minute drop
+                limit rate over 3/second drop
+                limit rate 3 kbytes/second drop
                 meta mark set 1
                 ip saddr { 10.0.0.1, 10.0.0.2 } accept
                 tcp dport > 1024 drop
@@ -137,7 +139,10 @@ fn what_others_add_is_foreign_and_fails_no_dump() {
         .flat_map(|rule| &rule.exprs)
         .filter_map(|expr| if let Expr::Foreign(name) = expr { Some(name.as_str()) } else { None })
         .collect();
-    assert_eq!(foreign, ["counter", "limit", "immediate", "meta", "cmp", "log", "ct", "reject"]);
+    assert_eq!(
+        foreign,
+        ["counter", "limit", "limit", "limit", "immediate", "meta", "cmp", "log", "ct", "reject"]
+    );
 }
 
 /// Asleep, a table enforces nothing: the dump says so, and adding the table again wakes it.

@@ -146,6 +146,13 @@ fn expr() -> impl Strategy<Value = Expr> {
             let (from, to) = if a <= b { (a, b) } else { (b, a) };
             Expr::Range { sreg: Reg(0), negate, from, to }
         }),
+        (1u32..=1_000_000, 1u32..=1_000_000)
+            .prop_map(|(per_second, burst)| Expr::Limit { per_second, burst }),
+        (any::<u16>(), "[ -~]{1,127}", 1u32..=65_535).prop_map(|(group, prefix, snaplen)| Expr::Log {
+            group,
+            prefix,
+            snaplen
+        }),
     ]
 }
 

@@ -78,13 +78,19 @@ impl Node {
         let controllers: Vec<String> = controllers.iter().map(SocketAddr::to_string).collect();
         command.env("WEIR_CONTROLLER", controllers.join(",")).env("NO_COLOR", "1").env("RUST_LOG", "info");
         let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
-        command.stdin(Stdio::null()).stderr(log);
+        let out = std::fs::File::options().create(true).append(true).open(self.out()).unwrap();
+        command.stdin(Stdio::null()).stdout(out).stderr(log);
         self.kill();
         self.agent = Some(self.inside("n1", || command.spawn().unwrap()));
     }
 
     pub fn log(&self) -> PathBuf {
         self.folder.path().join("log")
+    }
+
+    /// What the agent wrote on standard output.
+    pub fn out(&self) -> PathBuf {
+        self.folder.path().join("out")
     }
 
     /// As a crash does.

@@ -345,6 +345,10 @@ pub(crate) fn everything() -> Table {
                     Expr::Lookup { set: "fixed".into(), sreg: Reg(0), dest: None, negate: true },
                     Expr::Verdict(Verdict::Return),
                 ]),
+                rule([
+                    Expr::Limit { per_second: 100, burst: 200 },
+                    Expr::Log { group: 29, prefix: "egress_x".into(), snaplen: 128 },
+                ]),
                 rule([Expr::Verdict(goto("y"))]),
             ]),
         ),
@@ -439,6 +443,7 @@ table inet weir {
         tcp dport != 80-90 drop
         ip saddr . meta l4proto . th dport @flows accept
         ip daddr != @fixed return
+        limit rate 100/second burst 200 packets log prefix "egress_x" group 29 snaplen 128
         goto y
     }
     chain forward {

@@ -1,0 +1,93 @@
+//! A denial as people and programs read it; docs/denied-connections.md has the fields.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use weir_compiler::object::ObjectKey;
+use weir_compiler::slice::{Direction, NodeSlice, SlicePod};
+
+use super::{Denial, pod};
+
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    verdict: &'static str,
+    node: &'a str,
+    direction: &'static str,
+    from: End,
+    to: End,
+    protocol: Protocol,
+    policies: Vec<String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    suppressed: u64,
+}
+
+#[derive(Serialize)]
+struct End {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<String>,
+    address: IpAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Protocol {
+    Name(&'static str),
+    Number(u8),
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// With its newline.
+pub(super) fn line(node: &str, denial: &Denial, slice: &NodeSlice) -> String {
+    let Denial { at, direction, flow, suppressed } = denial;
+    let denying = pods(slice, pod(*direction, flow)).next();
+    let policies = denying.map(|(_, pod)| isolating(slice, pod, *direction)).unwrap_or_default();
+    let end = |address: IpAddr, port: Option<u16>| {
+        let pod = pods(slice, address).next().map(|(key, _)| key.to_string());
+        End { pod, address, port }
+    };
+    let time = OffsetDateTime::from(*at);
+    let time = time.replace_millisecond(time.millisecond()).unwrap_or(time);
+    let line = Line {
+        time: time.format(&Rfc3339).unwrap_or_default(),
+        verdict: "denied",
+        node,
+        direction: direction.as_str(),
+        from: end(flow.source, flow.ports.map(|(source, _)| source)),
+        to: end(flow.destination, flow.ports.map(|(_, destination)| destination)),
+        protocol: match flow.protocol {
+            1 => Protocol::Name("ICMP"),
+            6 => Protocol::Name("TCP"),
+            17 => Protocol::Name("UDP"),
+            58 => Protocol::Name("ICMPv6"),
+            132 => Protocol::Name("SCTP"),
+            number => Protocol::Number(number),
+        },
+        policies,
+        suppressed: *suppressed,
+    };
+    let mut text = serde_json::to_string(&line).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// The pods of this node that have an address.
+fn pods(slice: &NodeSlice, address: IpAddr) -> impl Iterator<Item = (&ObjectKey, &SlicePod)> {
+    slice.pods.iter().filter(move |(_, pod)| pod.addresses.contains(&address))
+}
+
+/// The policies that isolate a pod, and hence deny what none of them allows.
+fn isolating(slice: &NodeSlice, pod: &SlicePod, direction: Direction) -> Vec<String> {
+    let Some(profile) = slice.profiles.get(&pod.profile) else { return Vec::new() };
+    let policies = slice.policies_of(profile).into_iter();
+    let isolates = |key: &&ObjectKey| slice.policies.get(*key).is_some_and(|p| p.rules(direction).is_some());
+    policies.filter(isolates).map(ObjectKey::to_string).collect()
+}

@@ -1,0 +1,78 @@
+use super::*;
+
+#[test]
+fn a_direction_is_read_from_the_name_of_a_chain() {
+    assert_eq!(direction("egress_gtqupezbmcqc4fw5nokwsz2i2f"), Some(Direction::Egress));
+    assert_eq!(direction("ingress_gtqupezbmcqc4fw5nokwsz2i2f"), Some(Direction::Ingress));
+    assert_eq!([direction(""), direction("ingress"), direction("iptables_drop")], [None; 3]);
+}
+
+/// A reader of standard output that has stopped reading.
+struct Stuck(Arc<AtomicBool>);
+
+impl Write for Stuck {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        while !self.0.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_reader_that_is_stuck_makes_nobody_wait() {
+    let (found, denials) = mpsc::channel(QUEUE);
+    let (lines, to_write) = sync_channel(QUEUE);
+    let (metrics, free) = (Metrics::default(), Arc::new(AtomicBool::new(false)));
+    let stuck = Stuck(Arc::clone(&free));
+    let writer = std::thread::spawn(move || write(&to_write, stuck));
+    let end = Arc::default();
+    let mut denials = Denials { node: "n".to_owned(), denials, lines, metrics: metrics.clone(), end };
+    let flow = Flow {
+        source: [10, 0, 0, 1].into(),
+        destination: [10, 0, 0, 2].into(),
+        protocol: 6,
+        ports: Some((40000, 80)),
+    };
+    let denial = Denial { at: SystemTime::UNIX_EPOCH, direction: Direction::Egress, flow, suppressed: 3 };
+    let most = 4 * QUEUE;
+    for _ in 0..most {
+        denials.tell(denial.clone(), &NodeSlice::default());
+    }
+    let (logged, lost) = (metrics.denials_logged.get(), metrics.denials_lost.get());
+    assert_eq!(logged + lost, most as u64);
+    assert!(lost > QUEUE as u64, "{lost}");
+    free.store(true, Ordering::Relaxed);
+    drop((denials, found));
+    writer.join().expect("it ends with the lines");
+}
+
+#[test]
+fn a_line() {
+    let flow = Flow {
+        source: [10, 0, 0, 1].into(),
+        destination: [10, 0, 0, 2].into(),
+        protocol: 17,
+        ports: Some((40000, 53)),
+    };
+    let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_800_000_000_123);
+    let mut denial = Denial { at, direction: Direction::Ingress, flow, suppressed: 0 };
+    assert_eq!(
+        line::line("node1", &denial, &NodeSlice::default()),
+        "{\"time\":\"2027-01-15T08:00:00.123Z\",\"verdict\":\"denied\",\"node\":\"node1\",\"direction\":\"ingress\",\
+         \"from\":{\"address\":\"10.0.0.1\",\"port\":40000},\"to\":{\"address\":\"10.0.0.2\",\"port\":53},\
+         \"protocol\":\"UDP\",\"policies\":[]}\n"
+    );
+    (denial.suppressed, denial.flow.ports, denial.flow.protocol) = (7, None, 47);
+    let text = line::line("node1", &denial, &NodeSlice::default());
+    assert!(
+        text.ends_with(
+            "\"to\":{\"address\":\"10.0.0.2\"},\"protocol\":47,\"policies\":[],\"suppressed\":7}\n"
+        ),
+        "{text}"
+    );
+}

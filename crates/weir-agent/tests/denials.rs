@@ -1,0 +1,138 @@
+//! Denied connections on the agent's standard output: who, whom, which port, and which policies.
+
+#[path = "common/node.rs"]
+mod node;
+
+use std::collections::BTreeSet;
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+use node::{Node, read};
+use serde_json::Value;
+use weir_lab::network::PodLinks;
+
+/// `web` takes from `friend` alone, `shy` may reach nobody; `many` takes ports by classes.
+const CLUSTER: &str = "
+{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: a, labels: {app: web}}, spec: {nodeName: n1}, status: {podIP: 10.244.1.2}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: friend, namespace: a, labels: {app: friend}}, spec: {nodeName: n1}, status: {podIP: 10.244.1.3}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: shy, namespace: a, labels: {app: shy}}, spec: {nodeName: n1}, status: {podIP: 10.244.1.4}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: many, namespace: a, labels: {app: many}}, spec: {nodeName: n1}, status: {podIP: 10.244.1.5}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: far, namespace: a}, spec: {nodeName: n2}, status: {podIP: 10.244.2.5}}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: web, namespace: a},
+ spec: {podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchLabels: {app: friend}}}]}]}}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: also-web, namespace: a},
+ spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress, Egress], egress: [{}]}}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: shy, namespace: a},
+ spec: {podSelector: {matchLabels: {app: shy}}, policyTypes: [Egress]}}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: many, namespace: a},
+ spec: {podSelector: {matchLabels: {app: many}}, ingress: [
+  {from: [{podSelector: {matchLabels: {app: friend}}}], ports: [{port: 1, protocol: UDP}, {port: 7, protocol: UDP}]},
+  {from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 2, protocol: UDP}, {port: 7, protocol: UDP}]},
+  {from: [{ipBlock: {cidr: 192.0.2.0/24}}], ports: [{port: 3, protocol: UDP}, {port: 7, protocol: UDP}]}]}}
+";
+
+fn lines(node: &Node) -> Vec<Value> {
+    let text = std::fs::read_to_string(node.out()).unwrap_or_default();
+    // the last one may be half written
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+/// `from pod or address > to pod or address:port protocol direction: policies` of a line
+fn short(line: &Value) -> String {
+    let end = |end: &Value| end["pod"].as_str().or(end["address"].as_str()).unwrap_or("?").to_owned();
+    let policies: Vec<&str> =
+        line["policies"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    format!(
+        "{} > {}:{} {} {}: {}",
+        end(&line["from"]),
+        end(&line["to"]),
+        line["to"]["port"],
+        line["protocol"].as_str().unwrap_or("?"),
+        line["direction"].as_str().unwrap_or("?"),
+        policies.join(" ")
+    )
+}
+
+fn send(from: &UdpSocket, to: &str) {
+    let _ = from.send_to(b"hello", to);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn denied_connections_are_told_with_names_and_not_too_many() {
+    let mut node = Node::new(CLUSTER, PodLinks::Calico);
+    let controller = node.controller("127.0.0.1:0", 1, read(CLUSTER).1);
+    node.start(&[controller.address], &[]);
+    node.ready();
+    let bind = |name: &str, address: &str| node.bind(name, address);
+    let (web, friend, shy) =
+        (bind("web", "10.244.1.2"), bind("friend", "10.244.1.3"), bind("shy", "10.244.1.4"));
+    let far = bind("far", "10.244.2.5");
+    let told = |node: &Node, what: &str| lines(node).iter().any(|line| short(line) == what);
+
+    // both ends here; from elsewhere; to where nobody is; by a class of ports, and at a port of no class
+    send(&shy, "10.244.2.5:53");
+    send(&far, "10.244.1.2:80");
+    send(&shy, "203.0.113.9:443");
+    send(&web, "10.244.1.5:1");
+    send(&web, "10.244.1.5:9");
+    for what in [
+        "a/shy > 10.244.2.5:53 UDP egress: a/shy",
+        "10.244.2.5 > a/web:80 UDP ingress: a/also-web a/web",
+        "a/shy > 203.0.113.9:443 UDP egress: a/shy",
+        "a/web > a/many:1 UDP ingress: a/many",
+        "a/web > a/many:9 UDP ingress: a/many",
+    ] {
+        node.soon(what, |node| told(node, what));
+    }
+    let first = lines(&node).remove(0);
+    assert_eq!((first["verdict"].as_str(), first["node"].as_str()), (Some("denied"), Some("n1")));
+    assert!(first["time"].as_str().is_some_and(|time| time.ends_with('Z')), "{first}");
+
+    // what is allowed is not told
+    send(&friend, "10.244.1.2:81");
+    send(&web, "10.244.1.5:2");
+    send(&friend, "10.244.1.5:7");
+
+    // a flood of one pod: bounded, counted, and another pod's denial is told all the same
+    let begin = Instant::now();
+    for port in 0..20_000u16 {
+        send(&shy, &format!("203.0.113.9:{}", 1000 + port));
+    }
+    send(&far, "10.244.1.2:4444");
+    node.soon("told beside the flood", |node| {
+        told(node, "10.244.2.5 > a/web:4444 UDP ingress: a/also-web a/web")
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    let of_shy = |node: &Node| lines(node).iter().filter(|l| l["from"]["pod"] == "a/shy").count() as u64;
+    assert!(of_shy(&node) <= 22 + 10 * (begin.elapsed().as_secs() + 1), "{}", of_shy(&node));
+    assert!(node.metric("denials_suppressed_total") > 0.0);
+    assert_eq!(node.metric("denials_logged_total") as usize, lines(&node).len());
+    send(&shy, "203.0.113.9:443");
+    node.soon("how many were not told", |node| {
+        lines(node)
+            .iter()
+            .any(|l| l["from"]["pod"] == "a/shy" && l["suppressed"].as_u64().is_some_and(|n| n > 0))
+    });
+    let allowed = ["a/web:81", "a/many:2 ", "a/many:7 "];
+    let told: BTreeSet<String> = lines(&node).iter().map(short).collect();
+    assert!(!told.iter().any(|line| allowed.iter().any(|a| line.contains(a))), "{told:?}");
+
+    // without: no rule that logs
+    node.start(&[controller.address], &["--log-denied", "off"]);
+    node.ready();
+    let rules = node.inside("n1", || {
+        std::process::Command::new("nft").args(["list", "table", "inet", "weir"]).output().unwrap()
+    });
+    let rules = String::from_utf8_lossy(&rules.stdout).into_owned();
+    assert!(rules.contains("chain egress_") && !rules.contains("log prefix"), "{rules}");
+}
