@@ -95,7 +95,8 @@ fn whatever_goes_wrong_the_table_is_whole_and_becomes_the_plan() {
             let faults = AtRandom { on: on.clone(), random, seen, table: table.clone() };
             let mut kernel = Kernel::new(Nft::open().unwrap().with_faults(Box::new(faults)));
             let mut compiler = Compiler::new(Scope::Node("n1".into()));
-            let mut planner = Planner::with(Settings { costs, ..Settings::default() });
+            let mut planner =
+                Planner::with(Settings { costs, log_denials: costs::log_of(costs), ..Settings::default() });
             for batch in batches {
                 compiler.apply(batch).slices.iter().for_each(|delta| planner.update(&delta.changes));
                 for _ in 0..3 {
@@ -110,7 +111,8 @@ fn whatever_goes_wrong_the_table_is_whole_and_becomes_the_plan() {
             *on.lock().unwrap() = false;
             planner.reopen();
             enforce(&mut planner, &mut kernel, |error, _| panic!("{error}")).unwrap();
-            let mut fresh = Planner::with(Settings { costs, ..Settings::default() });
+            let mut fresh =
+                Planner::with(Settings { costs, log_denials: costs::log_of(costs), ..Settings::default() });
             fresh.update(&compiler.snapshot("n1").changes);
             prop_assert_eq!(dump(), Some(fresh.table().clone()));
             Ok(())

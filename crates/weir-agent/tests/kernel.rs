@@ -46,7 +46,12 @@ fn the_kernel_holds_the_plan_after_every_change() {
                 let mut kernel = kernel.borrow_mut();
                 let mut compiler = Compiler::new(Scope::Node("n1".into()));
                 let revoked_mark = std::num::NonZeroU32::new(0x1000);
-                let mut planner = Planner::with(Settings { costs, revoked_mark, ..Settings::default() });
+                let mut planner = Planner::with(Settings {
+                    costs,
+                    revoked_mark,
+                    log_denials: costs::log_of(costs),
+                    ..Settings::default()
+                });
                 planner.take();
                 kernel.doubt(); // what the last case left is an installed table like any other
                 kernel.sync(&planner.tables(), Vec::new()).unwrap();

@@ -16,6 +16,7 @@
 //!
 //!   TYPE/NAME ──> explain      what all policies of a pod mean together
 //!   snapshot                   what was read, as a manifest
+//!   logs                       what agents tell of denied connections
 //! ```
 //!
 //! Nothing is decided here: every verdict is the evaluator's. Answers go to standard output, what the
@@ -38,6 +39,7 @@ mod json;
 mod judge;
 mod kernel;
 mod lint;
+mod logs;
 mod names;
 mod parties;
 mod ports;
@@ -76,6 +78,7 @@ enum Command {
     Diff(diff::Diff),
     Graph(graph::Draw),
     Lint(lint::Lint),
+    Logs(logs::Logs),
     Render(render::Render),
     Snapshot(snapshot::Snapshot),
     Status(status::Status),
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
         Command::Diff(diff) => diff.run(),
         Command::Graph(graph) => graph.run(),
         Command::Lint(lint) => lint.run(),
+        Command::Logs(logs) => logs.run(),
         Command::Render(render) => render.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
         Command::Status(status) => status.run(),

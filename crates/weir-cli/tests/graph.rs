@@ -30,6 +30,27 @@ fn arrows_of_all_pods_of_a_namespace_are_one() {
     insta::assert_snapshot!("partner_range", run.out);
 }
 
+/// Two pods of one workload of which policies let each use another port.
+const UNLIKE: &str = r#"
+{apiVersion: v1, kind: Pod, metadata: {name: web-0, namespace: shop, labels: {pod: a}, ownerReferences: [{kind: StatefulSet, name: web, apiVersion: apps/v1, controller: true}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: web-1, namespace: shop, labels: {pod: b}, ownerReferences: [{kind: StatefulSet, name: web, apiVersion: apps/v1, controller: true}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: db, namespace: shop, labels: {app: db}}}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: db, namespace: shop}, spec: {podSelector: {matchLabels: {app: db}}, ingress: [{from: [{podSelector: {matchLabels: {pod: a}}}], ports: [{port: 80}]}, {from: [{podSelector: {matchLabels: {pod: b}}}], ports: [{port: 81}]}]}}
+"#;
+
+#[test]
+fn an_arrow_is_all_that_any_pod_of_the_workload_may() {
+    let dir = folder(UNLIKE);
+    let run = weir(dir.path(), &["graph", "-f", ".", "-o", "mermaid"]);
+    assert!(
+        run.out.contains("80/TCP") && run.out.contains("81/TCP") || run.out.contains("80-81/TCP"),
+        "{run:?}"
+    );
+}
+
 const HOSTILE: &str = r#"
 {apiVersion: v1, kind: Pod, metadata: {namespace: "a\"]<script>&", name: "x\"];\n</text>\e[31m\u202e--", labels: {app: x}}}
 ---

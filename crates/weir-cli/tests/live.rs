@@ -26,7 +26,10 @@ fn server(answers: Arc<Answers>) -> tempfile::TempDir {
                     while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
                     let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
                     let (status, body) = answers(&path);
-                    let body = body.to_string();
+                    let body = match body {
+                        Value::String(text) => text,
+                        json => json.to_string(),
+                    };
                     let head = format!(
                         "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
                         body.len()
@@ -140,4 +143,83 @@ fn what_keeps_from_an_answer_is_said_in_one_line() {
     let run = weir(unauthorized.path(), &["can", "a", "b", "--kubeconfig", "config", "--context", "other"]);
     assert_eq!(run.code, Some(2), "{run:?}");
     assert!(run.err.contains("other"), "{}", run.err);
+}
+
+/// Two lines of one agent and one of another, and what is not one.
+fn log(path: &str) -> (u16, Value) {
+    let line = |time: &str, from: &str, to: &str, port: u16, more: &str| {
+        format!(
+            r#"{{"time":"2026-11-21T18:0{time}Z","verdict":"denied","node":"n1","direction":"ingress","from":{from},"to":{to},"protocol":"TCP","policies":["shop/db","shop/\u001b[31m"]{more}}}"#
+        )
+        .replace("PORT", &port.to_string())
+    };
+    let (db, web) =
+        (r#"{"pod":"shop/db","address":"10.0.0.2","port":PORT}"#, r#"{"address":"10.0.0.1","port":4000}"#);
+    let text = match path {
+        "/api/v1/namespaces/weir-system/pods/agent-1/log" => [
+            "2026-11-21T18:00:00Z  INFO weir_agent: ready".to_owned(),
+            line("1:00.000", web, db, 80, ""),
+            r#"{"time":"2026-11-21T18:01:30.000Z","verdict":"something else"}"#.to_owned(),
+            line("3:00.000", r#"{"address":"203.0.113.9","port":4000}"#, db, 81, r#","suppressed":7"#),
+        ]
+        .join("\n"),
+        "/api/v1/namespaces/weir-system/pods/agent-2/log" => line(
+            "2:00.000",
+            r#"{"pod":"ops/x","address":"10.0.0.3"}"#,
+            r#"{"address":"10.0.0.1","port":9}"#,
+            0,
+            "",
+        ),
+        _ => {
+            return (
+                404,
+                json!({"kind": "Status", "status": "Failure", "message": "not found", "code": 404}),
+            );
+        }
+    };
+    (200, Value::String(text + "\n"))
+}
+
+#[test]
+fn logs_are_those_of_all_agents_with_the_names_of_now() {
+    let server = server(Arc::new(|path| match path.split('?').next().unwrap_or_default() {
+        "/api/v1/namespaces/weir-system/pods" => list(json!([
+            pod("weir-system", "agent-1", "10.9.0.1"),
+            pod("weir-system", "agent-2", "10.9.0.2")
+        ])),
+        "/api/v1/pods" => list(json!([pod("shop", "web", "10.0.0.1"), pod("shop", "db", "10.0.0.2")])),
+        "/api/v1/namespaces" => list(json!([])),
+        "/apis/networking.k8s.io/v1/networkpolicies" => list(policies()),
+        path => log(path),
+    }));
+    let run = weir(server.path(), &["logs", "--kubeconfig", "config"]);
+    assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{run:?}");
+    let expected = "\
+2026-11-21T18:01:00.000Z  denied  shop/web -> shop/db  80/TCP  ingress of shop/db, isolated by shop/db, shop/\\u{1b}[31m  (node n1)
+2026-11-21T18:02:00.000Z  denied  ops/x -> shop/web  9/TCP  ingress of shop/web, isolated by shop/db, shop/\\u{1b}[31m  (node n1)
+2026-11-21T18:03:00.000Z  denied  203.0.113.9 -> shop/db  81/TCP  ingress of shop/db, isolated by shop/db, shop/\\u{1b}[31m  (node n1, and 7 before that were not told)
+";
+    assert_eq!(run.out, expected);
+    for (filter, lines) in [
+        (&["-n", "ops"][..], &[1][..]),
+        (&["--pod", "shop/db"], &[0, 2]),
+        (&["--pod", "web", "-n", "shop"], &[0, 1]),
+        (&["--pod", "web", "-n", "ops"], &[]),
+    ] {
+        let run = weir(server.path(), &[&["logs", "--kubeconfig", "config"], filter].concat());
+        let expected: Vec<&str> = lines.iter().map(|i| expected.lines().nth(*i).expect("a line")).collect();
+        assert_eq!(run.out.lines().collect::<Vec<_>>(), expected, "{filter:?}");
+    }
+    let run = weir(server.path(), &["logs", "--kubeconfig", "config", "-o", "json"]);
+    assert_eq!(run.out.lines().count(), 3, "{run:?}");
+    assert!(
+        run.out.lines().all(|l| serde_json::from_str::<Value>(l).is_ok_and(|l| l["verdict"] == "denied"))
+    );
+    assert!(!run.out.contains('\x1b'), "{run:?}");
+
+    let run = weir(server.path(), &["logs", "--kubeconfig", "config", "--weir-namespace", "elsewhere"]);
+    assert_eq!((run.code, run.out.as_str()), (Some(2), ""), "{run:?}");
+    assert!(run.err.contains("--weir-namespace"), "{run:?}");
+    let run = weir(server.path(), &["logs", "--kubeconfig", "config", "--since", "10"]);
+    assert!(run.code == Some(2) && run.err.contains("10m"), "{run:?}");
 }

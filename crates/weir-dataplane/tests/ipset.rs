@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use busy::busy;
-use common::costs::costs;
+use common::costs::{costs, log_of};
 use common::{Ipsets as Sets, Packet, passes, passes_with};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -20,7 +20,9 @@ use weir_compiler::object::*;
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::ipset::{Ipset, IpsetOp, Ipsets, Steps};
 use weir_dataplane::model::{Family, Table, Transaction};
-use weir_dataplane::{Attachment, Attachments, Costs, Planner, Port, Ports, Settings, fake, stages};
+use weir_dataplane::{
+    Attachment, Attachments, Costs, DenialLog, Planner, Port, Ports, Settings, fake, stages,
+};
 use world::{ADDRESSES, addresses, batches, plain_pod};
 
 /// A kernel with tables and ipsets.
@@ -237,14 +239,17 @@ fn follow(
 fn settings() -> impl Strategy<Value = Settings> {
     let mark = proptest::option::of(Just(NonZeroU32::new(0x1000).unwrap()));
     let own_node = prop_oneof![Just(PodToOwnNode::Enforce), Just(PodToOwnNode::Allow)];
-    let all = (costs(), any::<bool>(), any::<bool>(), own_node, mark, any::<bool>());
-    all.prop_map(|(costs, source_guard, close_unknown, own_node, revoked_mark, drop_mid_stream)| Settings {
-        costs,
-        source_guard,
-        close_unknown,
-        own_node,
-        revoked_mark,
-        drop_mid_stream,
+    let all = (costs(), any::<[bool; 4]>(), own_node, mark);
+    all.prop_map(|(costs, [source_guard, close_unknown, drop_mid_stream, log], own_node, revoked_mark)| {
+        Settings {
+            costs,
+            source_guard,
+            close_unknown,
+            own_node,
+            revoked_mark,
+            drop_mid_stream,
+            log_denials: log.then(DenialLog::default),
+        }
     })
 }
 
@@ -329,7 +334,7 @@ fn ends_that_come_and_leave_meet_the_rules_of_one_of_the_states() {
     let third = vec![pod(2, "10.0.1.1", &[], true), pod(1, "10.0.0.2", &[], false)];
     for in_a_row in [0, 16] {
         let costs = Costs { in_a_row, ..Costs::default() };
-        let settings = Settings { costs, ..Settings::default() };
+        let settings = Settings { costs, log_denials: log_of(costs), ..Settings::default() };
         let batches = vec![first.clone(), second.clone(), third.clone()];
         follow(batches, vec![0xaaaa_aaaa_aaaa_aaaa; 3], vec![usize::MAX; 3], settings)
             .unwrap_or_else(|why| panic!("{why}"));

@@ -6,7 +6,7 @@ mod world;
 
 use std::net::IpAddr;
 
-use common::costs::costs;
+use common::costs::{costs, log_of};
 use common::{Packet, passes};
 use proptest::prelude::*;
 use weir_compiler::flow::PodToOwnNode;
@@ -42,7 +42,7 @@ fn interface(key: &ObjectKey) -> String {
 }
 
 fn fresh(compiler: &Compiler, node: &str, seed: u64, costs: Costs) -> Planner {
-    let mut planner = Planner::with(Settings { costs, ..Settings::default() });
+    let mut planner = Planner::with(Settings { costs, log_denials: log_of(costs), ..Settings::default() });
     planner.update(&compiler.snapshot(node).changes);
     planner.attach(attachments(&planner, seed));
     planner
@@ -65,7 +65,7 @@ proptest! {
     ) {
         let node = "n1";
         let mut compiler = Compiler::new(Scope::Node(node.into()));
-        let mut planner = Planner::with(Settings { costs, ..Settings::default() });
+        let mut planner = Planner::with(Settings { costs, log_denials: log_of(costs), ..Settings::default() });
         let mut kernel: Option<Table> = None;
         let first = difference(None, planner.table()).unwrap();
         fake::apply(&mut kernel, &first).unwrap();
@@ -321,7 +321,7 @@ fn a_member_of_two_merged_sets_stays_until_it_has_left_both() {
     };
     let costs = Costs { in_a_row: 0, pod_sets: 1, ..Costs::default() };
     let mut compiler = Compiler::new(Scope::Node("n".into()));
-    let mut planner = Planner::with(Settings { costs, ..Settings::default() });
+    let mut planner = Planner::with(Settings { costs, log_denials: log_of(costs), ..Settings::default() });
     let packet = Packet {
         iif: "eth0".into(),
         oif: "eth1".into(),

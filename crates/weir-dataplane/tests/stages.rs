@@ -7,7 +7,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use common::costs::costs;
+use common::costs::{costs, log_of};
 use common::{Ipsets, Packet, passes, passes_at};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -51,7 +51,8 @@ struct Node {
 
 impl Node {
     fn new(costs: Costs) -> Node {
-        let mut planner = Planner::with(Settings { costs, ..Settings::default() });
+        let mut planner =
+            Planner::with(Settings { costs, log_denials: log_of(costs), ..Settings::default() });
         planner.take();
         let mut kernel = None;
         fake::apply(&mut kernel, &difference(None, planner.table()).unwrap()).unwrap();

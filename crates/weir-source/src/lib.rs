@@ -35,6 +35,8 @@ pub mod cluster;
 pub mod convert;
 mod id;
 pub mod inventory;
+#[cfg(feature = "cluster")]
+pub mod logs;
 pub mod manifests;
 mod problem;
 pub mod status;

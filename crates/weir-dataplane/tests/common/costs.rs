@@ -2,7 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary is a crate of its own")]
 
 use proptest::prelude::*;
-use weir_dataplane::Costs;
+use weir_dataplane::{Costs, DenialLog};
 
 /// Every way of writing a ruleset: nothing in a row, all merged, and what is between.
 pub fn costs() -> impl Strategy<Value = Costs> {
@@ -15,4 +15,9 @@ pub fn costs() -> impl Strategy<Value = Costs> {
         growth,
     });
     prop_oneof![Just(Costs::default()), some]
+}
+
+/// Whether denials are told, by a coin of the costs': it changes no verdict.
+pub fn log_of(costs: Costs) -> Option<DenialLog> {
+    costs.pod_sets.is_multiple_of(2).then(DenialLog::default)
 }

@@ -254,7 +254,7 @@ async fn pages(
 }
 
 /// An error with what is behind it, and what to do about the frequent ones.
-fn chain(error: &kube::Error) -> String {
+pub(crate) fn chain(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
         let hint = if status.code == 401 { ": check the credentials in the kubeconfig" } else { "" };
         return format!("{}{hint}", status.message);
