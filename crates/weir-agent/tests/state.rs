@@ -166,3 +166,21 @@ fn a_folder_that_cannot_be_written_is_no_end() {
         assert_eq!((metrics.disk_writes.get(), metrics.disk_errors.get()), (1, 1));
     });
 }
+
+#[test]
+fn the_mode_is_kept_and_a_file_from_before_there_were_modes_is_enforced() {
+    for mode in Mode::ALL {
+        let mut bytes = encode(&header(), &small(), mode);
+        seal(&mut bytes);
+        let stored = decode(&bytes, "n1").unwrap();
+        assert_eq!((stored.mode, stored.changes), (mode, small().changes()));
+    }
+    // what is written of it is the first change
+    let with = encode(&header(), &small(), Mode::Off);
+    let start = encode(&header(), &NodeSlice::default(), Mode::Off).len();
+    let length = 4 + weir_proto::mode(Mode::Off).len();
+    let mut before = [&with[..start - length], &with[start..]].concat();
+    seal(&mut before);
+    let stored = decode(&before, "n1").unwrap();
+    assert_eq!((stored.mode, stored.changes), (Mode::Enforce, small().changes()));
+}

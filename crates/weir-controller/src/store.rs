@@ -85,7 +85,9 @@ impl Store for Cluster {
             None => match self.create(data.clone()).await {
                 // it is installed empty, to be removed with the rest
                 Err(error) if conflict(&error) => match self.secrets.get_opt(name).await {
-                    Ok(Some(there)) if !there.data.as_ref().is_some_and(|data| data.contains_key(AUTHORITY)) => {
+                    Ok(Some(there))
+                        if !there.data.as_ref().is_some_and(|data| data.contains_key(AUTHORITY)) =>
+                    {
                         self.put(data, &there.metadata.resource_version.unwrap_or_default()).await
                     }
                     Ok(_) => return Ok(false),
