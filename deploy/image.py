@@ -29,7 +29,8 @@ import tarfile
 import tempfile
 from datetime import datetime, timezone
 
-import sbom
+sys.dont_write_bytecode = True
+import sbom  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -229,6 +230,18 @@ def archive(name, time, layers, labels, level):
     return tree.tar(time), top["digest"]
 
 
+def labels(programs):
+    return {
+        "org.opencontainers.image.title": "weir",
+        "org.opencontainers.image.description": "NetworkPolicy for Kubernetes: " + " and ".join(programs),
+        "org.opencontainers.image.version": version(),
+        "org.opencontainers.image.revision": commit("rev-parse", "HEAD"),
+        "org.opencontainers.image.source": "https://github.com/weir-dev/weir",
+        # the agent is linked with libnftnl: NOTICE says what follows
+        "org.opencontainers.image.licenses": "Apache-2.0 AND GPL-3.0-or-later AND LGPL-2.1-or-later",
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--name", default=f"localhost/weir:{version()}", help="the image's name and tag (%(default)s)")
@@ -257,20 +270,10 @@ def main():
         tree.write(args.root)
         binaries.write(args.root)
         return
-    labels = {
-        "org.opencontainers.image.title": "weir",
-        "org.opencontainers.image.description": "NetworkPolicy for Kubernetes: " +
-            " and ".join(os.path.basename(binary) for binary in args.binaries),
-        "org.opencontainers.image.version": version(),
-        "org.opencontainers.image.revision": commit("rev-parse", "HEAD"),
-        "org.opencontainers.image.source": "https://github.com/weir-dev/weir",
-        # the agent is linked with libnftnl: NOTICE says what follows
-        "org.opencontainers.image.licenses": "Apache-2.0 AND GPL-3.0-or-later AND LGPL-2.1-or-later",
-    }
     content, digest = archive(args.name, time, [
         (tree.tar(0), "image.py: " + " ".join(packages)),
         (binaries.tar(time), "image.py: " + " ".join(sorted(map(os.path.basename, args.binaries)))),
-    ], labels, 1 if args.for_tests else 9)
+    ], labels(map(os.path.basename, args.binaries)), 1 if args.for_tests else 9)
     with open(args.out + ".new", "wb") as f:
         f.write(content)
     os.replace(args.out + ".new", args.out)
