@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
 """image.py [--name NAME] [--for-tests] OUT.tar BINARY...: an OCI image archive without Docker.
+image.py --root DIR BINARY...: the files of that image, for deploy/Dockerfile, which is the other way to make it.
 
     layer 1: what the binaries need, from the Debian packages of this machine (Ubuntu's, too): the
              shared libraries that ldd finds, their packages' copyright files, and for scanners of
              vulnerabilities what dpkg knows of these packages. No shell, no package manager.
-    layer 2: the binaries, stripped, in /usr/bin, and Weir's licence.
+    layer 2: the binaries, stripped, in /usr/bin; in /usr/share/doc/weir Weir's licence, those of the crates in the
+             binaries (third-party.txt), and what all of it is made of (sbom.cdx.json, CycloneDX).
 
 The same packages and binaries give the same bytes: files are sorted and belong to root; times are 1970 in
 layer 1, so that it changes with its packages only, and the commit's (or SOURCE_DATE_EPOCH) elsewhere. To be built on the oldest release that is at hand, as
-the binaries are. Needs: dpkg, ldd, strip; no root, no network.
+the binaries are. Needs: dpkg, ldd, strip, cargo with what it has fetched for the binaries; no root, no network.
 
---for-tests takes an agent with the feature `ipset`, which must not be handed on (see NOTICE), and compresses less.
+--for-tests takes an agent with the feature `ipset`, which must not be handed on (see NOTICE), compresses less, and
+needs no cargo: third-party.txt is missing, and sbom.cdx.json says what Cargo.lock does.
 """
 import argparse
 import gzip
@@ -25,6 +28,9 @@ import sys
 import tarfile
 import tempfile
 from datetime import datetime, timezone
+
+sys.dont_write_bytecode = True
+import sbom  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -91,6 +97,21 @@ class Tree:
         self.parents(path)
         self.entries[path] = (kind, mode, content)
 
+    def write(self, folder):
+        """The same as files, as who calls this: who copies them makes them root's."""
+        os.makedirs(folder, exist_ok=True)
+        for path, (kind, mode, content) in sorted(self.entries.items()):
+            at = os.path.join(folder, path)
+            if kind == tarfile.DIRTYPE:
+                os.makedirs(at, exist_ok=True)
+            elif kind == tarfile.SYMTYPE:
+                os.symlink(content, at)
+            else:
+                with open(at, "wb") as f:
+                    f.write(content)
+            if kind != tarfile.SYMTYPE:
+                os.chmod(at, mode)
+
     def tar(self, time):
         raw = io.BytesIO()
         with tarfile.open(fileobj=raw, mode="w", format=tarfile.GNU_FORMAT) as t:
@@ -136,6 +157,11 @@ def base(paths):
     return tree, sorted(packages)
 
 
+def version():
+    with open(os.path.join(ROOT, "Cargo.toml")) as f:
+        return re.search(r'^version = "(.*)"', f.read(), re.M)[1]
+
+
 # --- the binaries -----------------------------------------------------------------------
 
 def stripped(binary):
@@ -145,8 +171,23 @@ def stripped(binary):
         return read(out)
 
 
-def programs(binaries):
+def debian(packages):
+    """Of each package what the SBOM has: name, version, architecture, release."""
+    release = dict(line.split("=", 1) for line in read("/etc/os-release").decode().split("\n") if "=" in line)
+    name = "-".join(release.get(key, "").strip('"') for key in ("ID", "VERSION_ID"))
+    for package in packages:
+        version, architecture = run("dpkg-query", "-W", "-f", "${Version} ${Architecture}", package).split()
+        yield package, version, architecture, name
+
+
+def programs(binaries, packages, time, for_tests):
     tree = Tree()
+    names = [os.path.basename(binary) for binary in binaries]
+    crates = (sbom.crates_locked if for_tests else sbom.crates_built)(names)
+    tree.add("usr/share/doc/weir/sbom.cdx.json",
+             sbom.cyclonedx("weir", version(), time, crates, debian(packages)).encode())
+    if not for_tests:
+        tree.add("usr/share/doc/weir/third-party.txt", sbom.licences(crates).encode())
     for binary in binaries:
         tree.add(f"usr/bin/{os.path.basename(binary)}", stripped(binary), 0o755)
     for name in ("LICENSE", "NOTICE"):
@@ -189,18 +230,30 @@ def archive(name, time, layers, labels, level):
     return tree.tar(time), top["digest"]
 
 
-def version():
-    with open(os.path.join(ROOT, "Cargo.toml")) as f:
-        return re.search(r'^version = "(.*)"', f.read(), re.M)[1]
+def labels(programs):
+    return {
+        "org.opencontainers.image.title": "weir",
+        "org.opencontainers.image.description": "NetworkPolicy for Kubernetes: " + " and ".join(programs),
+        "org.opencontainers.image.version": version(),
+        "org.opencontainers.image.revision": commit("rev-parse", "HEAD"),
+        "org.opencontainers.image.source": "https://github.com/weir-dev/weir",
+        # the agent is linked with libnftnl: NOTICE says what follows
+        "org.opencontainers.image.licenses": "Apache-2.0 AND GPL-3.0-or-later AND LGPL-2.1-or-later",
+    }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--name", default=f"localhost/weir:{version()}", help="the image's name and tag (%(default)s)")
     parser.add_argument("--for-tests", action="store_true", help="take an agent with the feature ipset, too")
-    parser.add_argument("out", metavar="OUT.tar")
-    parser.add_argument("binaries", metavar="BINARY", nargs="+")
+    parser.add_argument("--root", metavar="DIR", help="write the files into this folder, which must not be there, instead")
+    parser.add_argument("paths", metavar="OUT.tar BINARY", nargs="+", help="without OUT.tar if there is --root")
     args = parser.parse_args()
+    args.out, args.binaries = (None, args.paths) if args.root else (args.paths[0], args.paths[1:])
+    if not args.binaries:
+        die("which binaries? target/release/weir-agent target/release/weir-controller")
+    if args.root and os.path.exists(args.root):
+        die(f"--root: {args.root} is there already")
     if platform.machine() not in ARCHITECTURES:
         die(f"no images for {platform.machine()}, only for {', '.join(ARCHITECTURES)}")
     for binary in args.binaries:
@@ -212,20 +265,15 @@ def main():
             "the feature, or say --for-tests")
     time = int(os.environ.get("SOURCE_DATE_EPOCH") or commit("log", "-1", "--format=%ct") or 0)
     tree, packages = base(paths)
-    labels = {
-        "org.opencontainers.image.title": "weir",
-        "org.opencontainers.image.description": "NetworkPolicy for Kubernetes: " +
-            " and ".join(os.path.basename(binary) for binary in args.binaries),
-        "org.opencontainers.image.version": version(),
-        "org.opencontainers.image.revision": commit("rev-parse", "HEAD"),
-        "org.opencontainers.image.source": "https://github.com/weir-dev/weir",
-        # the agent is linked with libnftnl: NOTICE says what follows
-        "org.opencontainers.image.licenses": "Apache-2.0 AND GPL-3.0-or-later AND LGPL-2.1-or-later",
-    }
+    binaries = programs(args.binaries, packages, time, args.for_tests)
+    if args.root:
+        tree.write(args.root)
+        binaries.write(args.root)
+        return
     content, digest = archive(args.name, time, [
         (tree.tar(0), "image.py: " + " ".join(packages)),
-        (programs(args.binaries).tar(time), "image.py: " + " ".join(sorted(map(os.path.basename, args.binaries)))),
-    ], labels, 1 if args.for_tests else 9)
+        (binaries.tar(time), "image.py: " + " ".join(sorted(map(os.path.basename, args.binaries)))),
+    ], labels(map(os.path.basename, args.binaries)), 1 if args.for_tests else 9)
     with open(args.out + ".new", "wb") as f:
         f.write(content)
     os.replace(args.out + ".new", args.out)

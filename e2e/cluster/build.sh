@@ -65,7 +65,7 @@ k8s_module() {
     {
         printf '//go:build tools\n\npackage tools\n\nimport (\n'
         for p in cmd/kube-apiserver cmd/kube-controller-manager cmd/kube-proxy cmd/kube-scheduler \
-                 cmd/kubectl cmd/kubelet test/images/agnhost; do
+                 cmd/kubectl cmd/kubelet test/images/agnhost test/e2e; do
             printf '\t_ "k8s.io/kubernetes/%s"\n' "$p"
         done
         printf ')\n'
@@ -95,6 +95,13 @@ build_agnhost() {
     missing agnhost || return 0
     k8s_module; log agnhost
     CGO_ENABLED=0 go build -p "$P" -mod=mod -ldflags '-s -w' -o "$BIN/agnhost" k8s.io/kubernetes/test/images/agnhost
+}
+
+# Kubernetes' own end-to-end tests, as they are: a test binary of a package.
+build_e2e() {
+    missing e2e.test || return 0
+    k8s_module; log e2e.test
+    CGO_ENABLED=0 go test -c -p "$P" -mod=mod -ldflags "$(k8s_ldflags)" -o "$BIN/e2e.test" k8s.io/kubernetes/test/e2e
 }
 
 build_containerd() {

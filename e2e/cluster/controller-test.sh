@@ -111,7 +111,7 @@ refuse() { ! "$@"; }
 # one node with routed pods, one with bridged ones
 [[ ! -e /proc/sys/net/bridge ]] || export CNI_PLUGIN_node2=${CNI_PLUGIN_node2:-bridge}
 cluster trial
-helm uninstall weir --ignore-not-found --wait >/dev/null
+helm uninstall weir --no-hooks --ignore-not-found --wait >/dev/null
 step "image and chart"
 image() { "$HERE/../../deploy/image.py" --for-tests --name "$IMAGE:test" "$1" "$WORK/weir-agent" "$WORK/weir-controller"; }
 # once, and not for each image
@@ -124,9 +124,13 @@ expect "helm lint is silent" helm lint --strict "$CHART"
 kctl create namespace "$NS" --dry-run=client -o yaml | kctl apply -f - >/dev/null
 kctl create namespace trial --dry-run=client -o yaml | kctl apply -f - >/dev/null
 for values in "${VALUES[1]}" tls.secretName=s,tls.caConfigMap=c agent.hostSetup=true,controller.hostNetwork=true \
-    'networkPolicy.apiServer.cidrs={192.0.2.1/32}' networkPolicy.enabled=false; do
+    'networkPolicy.apiServer.cidrs={192.0.2.1/32}' networkPolicy.enabled=false mode=off,resourceQuota.enabled=true uninstall.withdraw=false; do
     helm template weir "$CHART" --set "$values" > "$WORK/rendered.yaml"
     expect "the API server takes the chart with $values" kctl apply --dry-run=server -f "$WORK/rendered.yaml"
+done
+
+for file in weir withdraw; do
+    expect "and the plain manifests, deploy/$file.yaml" kctl apply --dry-run=server -f "$(dirname "$CHART")/../$file.yaml"
 done
 
 step "every namespace denies all; then Weir is installed, without cluster DNS"
@@ -250,8 +254,8 @@ if in_ns node2 test -e /sys/class/net/cni0; then
     expect "the sysctl is on" in_ns node2 grep -qx 1 "$sysctl"
 fi
 
-step "removed: rules stay until cleanup"
-helm uninstall weir --wait >/dev/null
+step "deleted without the hook that withdraws: rules stay until cleanup"
+helm uninstall weir --no-hooks --wait >/dev/null
 tables 0 <<<"$holds"
 for n in $NODES; do expect "weir-agent cleanup on $n" in_ns "$n" "$AGENT" cleanup; done
 tables 5 <<'T'

@@ -1,5 +1,6 @@
 //! What the agent knows between two turns of its loop, and what a turn does.
 
+mod mode;
 #[cfg(test)]
 mod tests;
 
@@ -14,7 +15,7 @@ use weir_dataplane::model::Family;
 use weir_dataplane::{Attachment, Attachments, Planner, Ports, Settings};
 use weir_health::Health;
 use weir_nft::conntrack::Conntrack;
-use weir_proto::pb;
+use weir_proto::{Mode, pb};
 use weir_source::Update;
 
 use crate::bare::items;
@@ -36,6 +37,7 @@ const SLICE: &str = "slice";
 const KERNEL: &str = "kernel";
 const BRIDGE: &str = "bridge";
 const ISOLATION: &str = "isolation";
+const MODE: &str = "mode";
 
 /// The state between turns.
 pub(crate) struct Agent {
@@ -51,6 +53,10 @@ pub(crate) struct Agent {
     pub(crate) revoker: Option<Revoker>,
     /// Nothing uses conntrack until the first commit.
     pub(crate) unused: Option<Conntrack>,
+    /// Whether policies are enforced.
+    pub(crate) mode: Mode,
+    /// Policies are to be enforced again, after a while in which nothing of Weir's was in the kernel.
+    begins: bool,
     /// The source has delivered its first complete set. Before, the kernel is left as it is: what an
     /// earlier run put there is better than half of the policies.
     pub(crate) synced: bool,
@@ -107,6 +113,8 @@ impl Agent {
             bridge_tables: None,
             revoker,
             unused: None,
+            mode: Mode::default(),
+            begins: false,
             synced: false,
             attach: false,
             ready: false,
@@ -183,12 +191,15 @@ impl Agent {
     /// All of a commit in one turn, or nothing.
     fn commit(&mut self, commit: Commit) {
         let Commit { conversation, version, incoming, reply } = commit;
-        let (started, bytes) = (Instant::now(), incoming.bytes());
+        let (started, bytes, mode) = (Instant::now(), incoming.bytes(), incoming.mode());
         let taken = incoming.changes(self.planner.slice()).map(|changes| {
             self.change(&changes);
             tracing::debug!(version, bytes, changes = changes.len(), took = ?started.elapsed(), "received");
             (self.synced, self.complete, self.unsaved) = (true, true, true);
             self.commit = Some((conversation, version));
+            if let Some(mode) = mode {
+                self.set_mode(mode);
+            }
             self.end_isolation("a controller has answered");
         });
         let _ = reply.send(taken);
@@ -215,9 +226,10 @@ impl Agent {
         self.store = Some(store);
         match found {
             Found::Nothing => return false,
-            Found::Slice { changes, rebooted } => {
+            Found::Slice { changes, rebooted, mode } => {
                 self.change(&changes);
-                if rebooted {
+                self.set_mode(mode);
+                if rebooted && mode.enforces() {
                     self.isolate(isolate);
                 }
                 // rules that somebody kept over a reboot are no newer
@@ -273,7 +285,7 @@ impl Agent {
 
     pub(crate) fn stored(&mut self, step: state::Step) {
         if let Some(store) = &mut self.store {
-            store.step(step, self.planner.slice());
+            store.step(step, self.planner.slice(), self.mode);
         }
     }
 
@@ -290,6 +302,9 @@ impl Agent {
         self.health.beat();
         if !self.synced {
             return;
+        }
+        if !self.mode.enforces() {
+            return self.withdraw();
         }
         if std::mem::take(&mut self.attach) {
             let attachments = self.attachments(links);
@@ -324,9 +339,6 @@ impl Agent {
                     self.metrics.apply.observe(started.elapsed().as_secs_f64());
                     self.metrics.repairs.inc_by(u64::from(compared && self.ready));
                 }
-                if self.failing.take().is_some() {
-                    tracing::info!("the kernel is in step again");
-                }
                 // The kernel begins to track before the first rules are in force: what it has met until then, in
                 // whatever direction, no rule has judged.
                 if let Some(Err(error)) = self.unused.take().map(|mut conntrack| conntrack.flush()) {
@@ -351,22 +363,29 @@ impl Agent {
                 }
                 self.in_step();
             }
-            Err(error) => {
-                self.metrics.errors.inc();
-                let error = format!("{:#}", anyhow::Error::from(error));
-                self.health.not_ready(KERNEL, error.as_str());
-                if self.failing.as_ref() != Some(&error) {
-                    tracing::error!(
-                        "cannot bring the kernel into step; what it holds stays in force, trying again: {error}"
-                    );
-                    self.failing = Some(error);
-                }
-            }
+            Err(error) => self.failed(error),
+        }
+    }
+
+    fn failed(&mut self, error: Error) {
+        self.metrics.errors.inc();
+        let error = format!("{:#}", anyhow::Error::from(error));
+        self.health.not_ready(KERNEL, error.as_str());
+        if self.failing.as_ref() != Some(&error) {
+            tracing::error!(
+                "cannot bring the kernel into step; what it holds stays in force, trying again: {error}"
+            );
+            self.failing = Some(error);
         }
     }
 
     /// The kernel holds what is planned: who wants to know that is told.
     fn in_step(&mut self) {
+        if self.failing.take().is_some() {
+            tracing::info!("the kernel is in step again");
+        }
+        self.metrics.mode(self.mode);
+        self.health.note(MODE, self.mode_note());
         if self.complete {
             self.health.ready(SLICE);
         }
@@ -375,10 +394,12 @@ impl Agent {
         if std::mem::take(&mut self.changed) {
             self.metrics.slice(self.planner.slice());
         }
-        if std::mem::take(&mut self.unsaved)
-            && let Some(store) = &mut self.store
-        {
-            store.changed();
+        if let Some(store) = &mut self.store {
+            if self.mode == Mode::Withdrawn {
+                store.remove();
+            } else if std::mem::take(&mut self.unsaved) {
+                store.changed();
+            }
         }
         let Some((conversation, version)) = self.commit else { return };
         self.metrics.version.set(i64::try_from(version).unwrap_or(i64::MAX));
@@ -388,8 +409,9 @@ impl Agent {
             name: policy.name.clone(),
             reason: reason.clone(),
         };
-        let problems = self.closed.iter().map(problem).collect();
-        self.ack = Some(Ack { conversation, version, problems });
+        let closed = self.closed.iter().filter(|_| self.mode.enforces());
+        let problems = closed.map(problem).collect();
+        self.ack = Some(Ack { conversation, version, problems, mode: self.mode });
     }
 
     /// Whether there can be a table for these ports. Without one, all else is still enforced.

@@ -4,12 +4,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use weir_compiler::slice::NodeSlice;
+use weir_proto::Mode;
 
 const PREFIX: &str = "weir_agent";
 
@@ -56,7 +58,13 @@ pub struct Metrics {
     pub denials_suppressed: Counter,
     /// That were not, for somebody was too slow. Of what the kernel itself lost, each time counts as one.
     pub denials_lost: Counter,
+    mode: Family<Label, Gauge>,
     contact: Arc<Mutex<Contact>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Label {
+    mode: &'static str,
 }
 
 /// Since when there is no controller; `None`: there is one.
@@ -91,6 +99,7 @@ impl Default for Metrics {
             denials_logged: Counter::default(),
             denials_suppressed: Counter::default(),
             denials_lost: Counter::default(),
+            mode: Family::default(),
             contact: Arc::new(Mutex::new(Contact(Some(Instant::now())))),
         }
     }
@@ -145,6 +154,7 @@ impl Metrics {
             all.register("disk_errors", "Times that writing it failed", self.disk_errors.clone());
             let help = "1 while pods are isolated after a reboot";
             all.register("isolating", help, self.isolating.clone());
+            all.register("mode", "1 for the mode that the kernel is in, 0 for others", self.mode.clone());
             all.register_collector(Box::new(LastContact(self.contact.clone())));
         } else {
             all.register("events", "Events of Kubernetes objects", self.events.clone());
@@ -163,6 +173,13 @@ impl Metrics {
         set(&self.rules, slice.rules.len());
         set(&self.peer_sets, slice.peer_sets.len());
         set(&self.members, slice.peer_sets.values().map(|set| set.members.len()).sum());
+    }
+
+    /// The kernel is in this mode.
+    pub fn mode(&self, is: Mode) {
+        for mode in Mode::ALL {
+            self.mode.get_or_create(&Label { mode: mode.as_str() }).set((mode == is).into());
+        }
     }
 
     /// A controller is followed.

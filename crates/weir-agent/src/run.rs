@@ -155,7 +155,7 @@ pub async fn run(options: Options) -> Result<()> {
             step = next(&mut agent.revoker) => agent.revoke(step, &links),
             () = at(grace_ends) => {
                 grace_ends = None;
-                agent.planner.drop_mid_stream();
+                agent.planner.drop_mid_stream(true);
             }
             () = at(disk_first) => {
                 disk_first = None;
@@ -169,15 +169,26 @@ pub async fn run(options: Options) -> Result<()> {
             () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {}
             () = tokio::time::sleep(look.unwrap_or_default()), if look.is_some() => agent.attach = true,
         }
+        if agent.begins() {
+            // as at a first start: nobody knows what has used conntrack meanwhile
+            agent.unused = before()?.unused;
+            agent.planner.drop_mid_stream(options.mid_stream_grace.is_zero());
+            grace_ends =
+                (!options.mid_stream_grace.is_zero()).then(|| Instant::now() + options.mid_stream_grace);
+        }
         agent.turn(&links);
         if let (Inflow::Controller(client), Some(ack)) = (&inflow, agent.ack.take()) {
             client.acknowledge(ack);
         }
     }
     if let Some(store) = agent.store.take() {
-        store.finish(agent.planner.slice()).await;
+        store.finish(agent.planner.slice(), agent.mode).await;
     }
-    tracing::info!("stopping; the rules stay in force (weir-agent cleanup removes them)");
+    if agent.mode.enforces() {
+        tracing::info!("stopping; the rules stay in force (weir-agent cleanup removes them)");
+    } else {
+        tracing::info!("stopping; there are no rules: the mode is {}", agent.mode);
+    }
     Ok(())
 }
 

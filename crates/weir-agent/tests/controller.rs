@@ -18,6 +18,7 @@ use weir_agent::metrics::Metrics;
 use weir_compiler::object::{Event, Namespace, ObjectKey, Policy};
 use weir_compiler::slice::NodeSlice;
 use weir_compiler::{Compiler, Scope};
+use weir_proto::Mode;
 use weir_proto::pb::from_controller::What;
 use weir_proto::pb::{Ask, Changes, Commit as Mark, Welcome};
 use weir_proto::{PROTOCOL, member_sums};
@@ -50,7 +51,12 @@ impl Loop {
                 let taken = incoming.changes(&self.slice).map(|changes| {
                     check_each(&mut self.slice, &changes);
                     self.commits.push(size);
-                    self.client.acknowledge(Ack { conversation, version, problems: Vec::new() });
+                    self.client.acknowledge(Ack {
+                        conversation,
+                        version,
+                        problems: Vec::new(),
+                        mode: Mode::Enforce,
+                    });
                 });
                 let _ = reply.send(taken);
             }

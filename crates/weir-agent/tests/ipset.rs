@@ -126,7 +126,7 @@ fn the_kernel_holds_the_plan_after_every_change() {
                     planner.attach(attachments(&planner, seed));
                     planner.ports(ports(&planner, seed));
                     if seed % 16 == 5 {
-                        planner.drop_mid_stream(); // from then on
+                        planner.drop_mid_stream(true); // from then on
                     }
                     let pending = planner.take();
                     let done = kernel

@@ -61,7 +61,7 @@ fn the_kernel_holds_the_plan_after_every_change() {
                     }
                     planner.attach(attachments(&planner, seed));
                     if seed % 4 == 0 {
-                        planner.drop_mid_stream(); // from then on
+                        planner.drop_mid_stream(true); // from then on
                     }
                     let pending = planner.take();
                     let done = kernel

@@ -157,7 +157,7 @@ fn rebooted(state: &Path) {
     let stored = decode(&std::fs::read(&path).unwrap(), "n1").unwrap();
     let mut slice = NodeSlice::default();
     slice.apply(&stored.changes);
-    let mut bytes = encode(&Header { boot: "another".into(), ..stored.header }, &slice);
+    let mut bytes = encode(&Header { boot: "another".into(), ..stored.header }, &slice, stored.mode);
     seal(&mut bytes);
     std::fs::write(path, bytes).unwrap();
 }

@@ -13,13 +13,14 @@ use weir_agent::state::{Found, Store};
 use weir_compiler::object::{Event, ObjectKey, Policy};
 use weir_compiler::slice::NodeSlice;
 use weir_compiler::{Compiler, Scope};
+use weir_proto::Mode;
 
 fn header() -> Header {
     Header { node: "n1".into(), boot: "an id".into(), seconds: 1_700_000_000 }
 }
 
 fn bytes(slice: &NodeSlice) -> Vec<u8> {
-    let mut bytes = encode(&header(), slice);
+    let mut bytes = encode(&header(), slice, Mode::Enforce);
     seal(&mut bytes);
     bytes
 }
@@ -75,7 +76,7 @@ fn with_any_bit_turned_it_is_not_accepted() {
 /// A wrong content whose checksum is right: of a version that had a defect, or of somebody who wants to harm.
 #[test]
 fn sealed_nonsense_is_not_accepted_and_does_not_panic() {
-    let whole = encode(&header(), &small());
+    let whole = encode(&header(), &small(), Mode::Enforce);
     for at in 0..whole.len() {
         for to in [0, 1, 0x7f, 0xff, whole[at] ^ 0x10] {
             let mut wrong = whole.clone();
@@ -118,20 +119,24 @@ fn a_store_gives_back_the_last_slice_and_sets_aside_what_is_damaged() {
         // the pause, and then the end of the write
         for _ in 0..2 {
             let step = store.next().await;
-            store.step(step, &slice);
+            store.step(step, &slice, Mode::Off);
         }
         assert!(path.exists() && !path.with_extension("new").exists());
         store.changed();
-        store.finish(&NodeSlice::default()).await;
+        store.finish(&NodeSlice::default(), Mode::Off).await;
     });
     match store(folder.path()).load() {
-        Found::Slice { changes, rebooted: false } => assert!(changes.is_empty(), "the last one was empty"),
+        Found::Slice { changes, rebooted: false, mode: Mode::Off } => {
+            assert!(changes.is_empty(), "the last one was empty")
+        }
         other => panic!("{other:?}"),
     }
     // of another run of the kernel
     fs::write(&path, bytes(&small())).unwrap();
     match store(folder.path()).load() {
-        Found::Slice { changes, rebooted: true } => assert_eq!(changes, small().changes()),
+        Found::Slice { changes, rebooted: true, mode: Mode::Enforce } => {
+            assert_eq!(changes, small().changes())
+        }
         other => panic!("{other:?}"),
     }
     for damage in [&bytes(&small())[1..], b"", b"noise"] {
@@ -153,11 +158,29 @@ fn a_folder_that_cannot_be_written_is_no_end() {
         store.changed();
         for _ in 0..2 {
             let step = store.next().await;
-            store.step(step, &small());
+            store.step(step, &small(), Mode::Enforce);
         }
         assert_eq!((metrics.disk_writes.get(), metrics.disk_errors.get()), (0, 1));
         fs::remove_file(folder.path().join("state")).unwrap();
-        store.finish(&small()).await;
+        store.finish(&small(), Mode::Enforce).await;
         assert_eq!((metrics.disk_writes.get(), metrics.disk_errors.get()), (1, 1));
     });
+}
+
+#[test]
+fn the_mode_is_kept_and_a_file_from_before_there_were_modes_is_enforced() {
+    for mode in Mode::ALL {
+        let mut bytes = encode(&header(), &small(), mode);
+        seal(&mut bytes);
+        let stored = decode(&bytes, "n1").unwrap();
+        assert_eq!((stored.mode, stored.changes), (mode, small().changes()));
+    }
+    // what is written of it is the first change
+    let with = encode(&header(), &small(), Mode::Off);
+    let start = encode(&header(), &NodeSlice::default(), Mode::Off).len();
+    let length = 4 + weir_proto::mode(Mode::Off).len();
+    let mut before = [&with[..start - length], &with[start..]].concat();
+    seal(&mut before);
+    let stored = decode(&before, "n1").unwrap();
+    assert_eq!((stored.mode, stored.changes), (Mode::Enforce, small().changes()));
 }

@@ -49,6 +49,8 @@ enum Output {
 #[serde(rename_all = "camelCase")]
 struct Report {
     ok: bool,
+    /// What agents are told to do: `enforce`, `off` or `withdrawn`. Absent: no controller has told.
+    mode: Option<String>,
     controllers: Vec<Controller>,
     /// Agents by their versions, as controllers know them.
     agent_versions: BTreeMap<String, usize>,
@@ -76,7 +78,7 @@ struct Controller {
 #[serde(rename_all = "camelCase")]
 struct Node {
     name: String,
-    /// `enforcing`, `behind`, `notReady`, `noAgent` or `windows`.
+    /// `enforcing`, `off`, `behind`, `notReady`, `noAgent` or `windows`.
     state: &'static str,
     agent: Option<String>,
     /// Versions of its slice that its kernel does not hold yet.
@@ -184,7 +186,19 @@ fn report(cluster: &Cluster, told: &BTreeMap<String, String>, now: u64) -> Repor
             *most = (*most).max(*versions);
         }
     }
-    let nodes: Vec<Node> = names(cluster).into_iter().map(|name| node(cluster, name, &behind)).collect();
+    let mode = mode(&told, &mut warnings);
+    let other: BTreeMap<&str, &str> = told
+        .values()
+        .flat_map(|one| &one.other_mode)
+        .map(|(node, mode)| (node.as_str(), mode.as_str()))
+        .collect();
+    for (node, has) in &other {
+        warnings
+            .push(format!("node {node} has mode {has}, and not {}", mode.as_deref().unwrap_or("enforce")));
+    }
+    let in_mode = |name: &str| other.get(name).copied().or(mode.as_deref()).unwrap_or("enforce") == "enforce";
+    let nodes: Vec<Node> =
+        names(cluster).into_iter().map(|name| node(cluster, name, &behind, in_mode(name))).collect();
 
     let mut problems: Vec<Problem> = Vec::new();
     for (key, policy) in &cluster.policies {
@@ -206,9 +220,20 @@ fn report(cluster: &Cluster, told: &BTreeMap<String, String>, now: u64) -> Repor
     let ok = warnings.is_empty()
         && problems.is_empty()
         && controllers.iter().all(|c| c.ready)
-        && nodes.iter().all(|n| matches!(n.state, "enforcing" | "windows"));
+        && nodes.iter().all(|n| matches!(n.state, "enforcing" | "off" | "windows"));
     let policies = cluster.policies.len();
-    Report { ok, controllers, agent_versions, nodes, policies, problems, to_enforce, warnings }
+    Report { ok, mode, controllers, agent_versions, nodes, policies, problems, to_enforce, warnings }
+}
+
+/// What controllers tell agents to do. Those that have not heard of a change yet may say another.
+fn mode(told: &BTreeMap<&str, Told>, warnings: &mut Vec<String>) -> Option<String> {
+    let modes: BTreeSet<&str> = told.values().filter_map(|one| one.mode.as_deref()).collect();
+    if modes.len() > 1 {
+        let modes: Vec<&str> = modes.iter().copied().collect();
+        warnings.push(format!("controllers tell different modes: {}", modes.join(", ")));
+    }
+    warnings.extend(told.values().filter_map(|one| one.mode_problem.clone()).collect::<BTreeSet<_>>());
+    modes.first().map(|mode| (*mode).to_owned())
 }
 
 /// All nodes; if they may not be listed, those that pods are on.
@@ -219,7 +244,7 @@ fn names(cluster: &Cluster) -> BTreeSet<&str> {
     cluster.pods.values().filter_map(|p| p.pod.node.as_deref()).collect()
 }
 
-fn node(cluster: &Cluster, name: &str, behind: &BTreeMap<&str, u64>) -> Node {
+fn node(cluster: &Cluster, name: &str, behind: &BTreeMap<&str, u64>, enforces: bool) -> Node {
     let mut here: Vec<&PodState> =
         parts(cluster, "agent").filter(|p| p.pod.node.as_deref() == Some(name) && p.out.is_none()).collect();
     here.sort_by_key(|p| !p.details.ready);
@@ -230,6 +255,7 @@ fn node(cluster: &Cluster, name: &str, behind: &BTreeMap<&str, u64>) -> Node {
         None => "noAgent",
         Some(agent) if !agent.details.ready => "notReady",
         Some(_) if behind > 0 => "behind",
+        Some(_) if !enforces => "off",
         Some(_) => "enforcing",
     };
     Node { name: name.to_owned(), state, agent: here.first().map(|p| p.name()), behind }
@@ -251,6 +277,13 @@ fn text(report: &Report, paint: Paint) -> String {
         let on = c.node.as_deref().unwrap_or("no node yet");
         let _ = writeln!(out, "  {}  on {}  {state}{version}{agents}", escape(&c.pod), escape(on));
     }
+    if let Some(mode) = report.mode.as_deref().filter(|mode| *mode != "enforce") {
+        let _ = writeln!(
+            out,
+            "mode         {}",
+            paint.verdict(false, &format!("{}: no policy is enforced", escape(mode)))
+        );
+    }
     let enforcing = report.nodes.iter().filter(|n| n.state == "enforcing").count();
     let all = report.nodes.iter().filter(|n| n.state != "windows").count();
     let _ = writeln!(
@@ -264,6 +297,7 @@ fn text(report: &Report, paint: Paint) -> String {
             "noAgent" => {
                 "no weir-agent runs on it: nothing is enforced there, or what one enforced last".to_owned()
             }
+            "off" => "off: no policy is enforced there".to_owned(),
             "notReady" => "its agent is not ready: what it enforced last stays".to_owned(),
             _ => format!("{} versions behind", n.behind),
         };
@@ -346,6 +380,35 @@ mod tests {
             ..Told::default()
         };
         [("c1".to_owned(), serde_json::to_string(&one).expect("JSON")), ("noise".into(), "{".into())].into()
+    }
+
+    #[test]
+    fn a_cluster_that_is_off_says_so_and_a_node_that_is_not_is_named() {
+        let both = part("c1", "controller", "n1", true)
+            + &part("a11", "agent", "n1", true)
+            + &part("a111", "agent", "n2", true)
+            + &node_of("n1", "linux")
+            + &node_of("n2", "linux");
+        let off = |other: &[(&str, &str)], problem: Option<&str>| {
+            let other = other.iter().map(|(n, m)| ((*n).to_owned(), (*m).to_owned())).collect();
+            let (mode, mode_problem) = (Some("off".to_owned()), problem.map(str::to_owned));
+            let one =
+                Told { at: 1000, synced: true, mode, mode_problem, other_mode: other, ..Told::default() };
+            let told = [("c1".to_owned(), serde_json::to_string(&one).expect("JSON"))].into();
+            report(&cluster(&both), &told, 1000)
+        };
+        let all = off(&[], None);
+        assert!(all.ok && all.mode.as_deref() == Some("off"), "{all:?}");
+        assert!(all.nodes.iter().all(|n| n.state == "off"), "{all:?}");
+        let shown = text(&all, Paint(false));
+        assert!(shown.contains("mode         off: no policy is enforced"), "{shown}");
+
+        let one = off(&[("n2", "enforce")], None);
+        assert!(!one.ok && one.warnings == ["node n2 has mode enforce, and not off"], "{one:?}");
+        assert_eq!((one.nodes[0].state, one.nodes[1].state), ("off", "enforcing"));
+
+        let audit = off(&[], Some("mode \"audit\" is none"));
+        assert!(!audit.ok && audit.warnings == ["mode \"audit\" is none"], "{audit:?}");
     }
 
     const BAD: &str = "---

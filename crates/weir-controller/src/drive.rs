@@ -9,11 +9,13 @@ use tokio::sync::{mpsc, watch};
 use weir_compiler::object::{Event, ObjectKey};
 use weir_compiler::policy::Problem;
 use weir_health::Health;
+use weir_proto::Mode;
 use weir_proto::pb::Ack;
 use weir_source::Update;
 
 use crate::hub::Hub;
 use crate::metrics::Metrics;
+use crate::mode;
 use crate::outbox::Outbox;
 use crate::serve::Call;
 use crate::status::{self, Recent, Status};
@@ -31,7 +33,9 @@ pub struct Driver {
     pub updates: mpsc::Receiver<(Instant, Update)>,
     /// Agents.
     pub calls: mpsc::Receiver<Call>,
-    /// To be set when all objects are known.
+    /// What agents are to do with their slices.
+    pub mode: watch::Receiver<mode::Told>,
+    /// To be set when all objects are known, and the mode has been asked for.
     pub synced: Arc<AtomicBool>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
@@ -52,12 +56,16 @@ struct Driven {
     /// What agents said last of policies that their kernels refuse, by node.
     refused: BTreeMap<String, Vec<String>>,
     recent: Recent,
+    /// All objects are known.
+    objects: bool,
 }
 
 struct Agent {
     node: String,
     version: String,
     outbox: Arc<Outbox>,
+    /// The mode that its kernel is in, and the version that it acknowledged with that; `None`: it knows of none.
+    mode: Option<(Mode, u64)>,
 }
 
 impl Driver {
@@ -70,12 +78,15 @@ impl Driver {
             problems: BTreeMap::new(),
             refused: BTreeMap::new(),
             recent: Recent::default(),
+            objects: false,
         };
+        driven.mode();
         let mut tell = tokio::time::interval(TELL);
         tell.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
+                Ok(()) = driven.driver.mode.changed() => driven.mode(),
                 update = driven.driver.updates.recv() => {
                     let Some(update) = update else { return };
                     driven.updates(update);
@@ -120,14 +131,31 @@ impl Driven {
         self.driver.metrics.compiled(took);
         tracing::debug!(events = count, ?took, "compiled");
         policies.into_iter().for_each(|(policy, problems)| self.report(policy, problems.unwrap_or_default()));
-        if synced && !self.driver.synced.swap(true, Ordering::AcqRel) {
+        if synced && !std::mem::replace(&mut self.objects, true) {
             self.driver.health.ready("objects");
             let counts = self.driver.hub.compiler().counts();
-            tracing::info!(
-                pods = counts.pods,
-                policies = counts.policies,
-                "all objects are known; agents are served"
-            );
+            tracing::info!(pods = counts.pods, policies = counts.policies, "all objects are known");
+            self.serve();
+        }
+    }
+
+    /// The ConfigMap of the mode says something.
+    fn mode(&mut self) {
+        let told = self.driver.mode.borrow_and_update().clone();
+        if let Some(mode) = told.mode {
+            self.driver.hub.set_mode(mode, Instant::now());
+        }
+        if told.asked {
+            self.driver.health.ready("mode");
+            self.serve();
+        }
+    }
+
+    /// Agents are served from when all is known that they are told.
+    fn serve(&self) {
+        let known = self.objects && self.driver.mode.borrow().asked;
+        if known && !self.driver.synced.swap(true, Ordering::AcqRel) {
+            tracing::info!("agents are served");
         }
     }
 
@@ -159,7 +187,7 @@ impl Driven {
                 if number.send(session).is_err() {
                     hub.leave(session);
                 } else {
-                    self.agents.insert(session, Agent { node, version, outbox });
+                    self.agents.insert(session, Agent { node, version, outbox, mode: None });
                 }
             }
             Call::Holdings(session, held) => {
@@ -191,7 +219,8 @@ impl Driven {
     }
 
     fn acknowledged(&mut self, session: usize, ack: Ack) {
-        let Some(Agent { node, outbox, .. }) = self.agents.get(&session) else { return };
+        let Some(Agent { node, outbox, mode, .. }) = self.agents.get_mut(&session) else { return };
+        *mode = Mode::from_wire(ack.mode).map(|mode| (mode, ack.version));
         for took in outbox.acknowledged(ack.version, Instant::now()) {
             self.driver.metrics.enforced(took);
             self.recent.add(took);
@@ -217,8 +246,25 @@ impl Driven {
             to_enforce: self.recent.summary(),
             ..Status::default()
         };
-        for Agent { node, version, outbox } in self.agents.values() {
+        let (wanted, since) = self.driver.hub.mode();
+        {
+            let told = self.driver.mode.borrow();
+            now.mode = wanted.map(|mode| mode.as_str().to_owned());
+            now.mode_version.clone_from(&told.version);
+            now.mode_problem.clone_from(&told.problem);
+        }
+        for Agent { node, version, outbox, mode } in self.agents.values() {
             *now.agent_versions.entry(version.clone()).or_default() += 1;
+            // who knows of no modes enforces
+            let has = mode.map_or(Mode::Enforce, |(mode, _)| mode);
+            *now.modes.entry(has.as_str().to_owned()).or_default() += 1;
+            let current = mode.is_some_and(|(has, version)| Some(has) == wanted && version >= since);
+            if wanted == Some(Mode::Withdrawn) && current {
+                now.withdrawn.insert(node.clone());
+            }
+            if wanted.is_some_and(|wanted| wanted != has) && now.other_mode.len() < status::NAMED {
+                now.other_mode.insert(node.clone(), has.as_str().to_owned());
+            }
             let versions = outbox.behind();
             if versions > 0 {
                 now.nodes_behind += 1;

@@ -18,7 +18,7 @@ use weir_compiler::policy::Problem;
 use weir_compiler::slice::{Change, Member, PeerSetId};
 use weir_compiler::{Compiler, Scope};
 use weir_proto::pb::{Ask, from_controller::What};
-use weir_proto::{DigestKey, Item, Items, Key, Parts};
+use weir_proto::{DigestKey, Item, Items, Key, Mode, Parts};
 
 use crate::encoder::Encoder;
 use crate::outbox::Outbox;
@@ -35,7 +35,11 @@ type Sums = BTreeMap<u8, (usize, u128)>;
 pub struct Hub {
     compiler: Compiler,
     key: DigestKey,
-    /// Grows with each batch that changes slices.
+    /// `None`: agents keep the one that they have.
+    mode: Option<Mode>,
+    /// The version from which on it holds.
+    mode_since: u64,
+    /// Grows with each batch that changes slices, and with the mode.
     version: u64,
     /// Of the sets that a joining agent has asked for, kept up to date.
     sums: HashMap<PeerSetId, Sums>,
@@ -68,6 +72,8 @@ impl Hub {
         Hub {
             compiler: Compiler::new(Scope::AllNodes),
             key,
+            mode: None,
+            mode_since: 0,
             version: 0,
             sums: HashMap::new(),
             sessions: Slab::new(),
@@ -80,7 +86,27 @@ impl Hub {
         &self.compiler
     }
 
-    /// How many batches have changed slices.
+    /// What agents are told to do with their slices, and from which version on; `None`: nothing.
+    pub fn mode(&self) -> (Option<Mode>, u64) {
+        (self.mode, self.mode_since)
+    }
+
+    /// Tells all agents, and those that come.
+    pub fn set_mode(&mut self, mode: Mode, since: Instant) {
+        if self.mode.replace(mode) == Some(mode) {
+            return;
+        }
+        self.version += 1;
+        self.mode_since = self.version;
+        for (_, session) in &self.sessions {
+            session.outbox.update(|pending| {
+                pending.mode(mode);
+                pending.commit(self.version, Some(since));
+            });
+        }
+    }
+
+    /// How many batches have changed slices, or the mode.
     pub fn version(&self) -> u64 {
         self.version
     }
@@ -124,6 +150,9 @@ impl Hub {
                 .end(Status::resource_exhausted("too many conversations for this node"));
         }
 
+        if let Some(mode) = self.mode {
+            outbox.update(|pending| pending.mode(mode));
+        }
         let changes = self.compiler.snapshot(node).changes;
         let version = self.version;
         if have.is_empty() {

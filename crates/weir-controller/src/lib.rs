@@ -7,7 +7,8 @@
 //!   agents ──TLS──> accept ──gRPC──> serve ────────────┴──────────<──────────────── conversation
 //!                     ^                └─ identity: TokenReview: which node's agent is it?
 //!                     └─ tls <── authority (Secret, ConfigMap), or mounted files
-//!   hub ──status──> ConfigMap, which `weir status` reads
+//!   ConfigMap weir-mode ──watch──> mode ──> hub     enforce, off, withdrawn: for all agents alike
+//!   hub ──status──> ConfigMap, which `weir status` reads, and withdraw: has every agent withdrawn?
 //! ```
 //!
 //! Controllers keep nothing: the API server is the database, any number of them run at once, and any of them
@@ -27,6 +28,7 @@ pub mod encoder;
 pub mod hub;
 pub mod identity;
 pub mod metrics;
+pub mod mode;
 pub mod outbox;
 pub mod pending;
 pub mod run;
@@ -34,3 +36,4 @@ pub mod serve;
 pub mod status;
 pub mod store;
 pub mod tls;
+pub mod withdraw;

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use prost::bytes::Bytes;
 use weir_compiler::slice::{Member, PeerSetId};
-use weir_proto::Key;
+use weir_proto::{Key, Mode};
 
 /// Members of a set that come and go at once, with how that is encoded.
 #[derive(Debug, Default)]
@@ -51,6 +51,7 @@ enum Since {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Pending {
+    mode: Option<Mode>,
     forget: HashSet<u128>,
     puts: BTreeMap<Arc<Key>, Bytes>,
     gone: BTreeMap<Arc<Key>, Bytes>,
@@ -120,6 +121,11 @@ impl Pending {
         self.forget.extend(items);
     }
 
+    /// The mode is this one.
+    pub fn mode(&mut self, mode: Mode) {
+        self.mode = Some(mode);
+    }
+
     /// All of this belongs to a version of the hub; `since` is when its cause was heard of.
     pub fn commit(&mut self, version: u64, since: Option<Instant>) {
         self.due = true;
@@ -140,7 +146,7 @@ impl Pending {
 
     /// All of it, in an order in which each change finds what it refers to.
     pub fn take(&mut self) -> Taken {
-        let mut changes = Vec::new();
+        let mut changes: Vec<Bytes> = self.mode.take().map(weir_proto::mode).into_iter().collect();
         if !self.forget.is_empty() {
             let mut items: Vec<u128> = self.forget.drain().collect();
             items.sort_unstable();

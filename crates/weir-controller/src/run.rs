@@ -23,6 +23,7 @@ use crate::drive::Driver;
 use crate::hub::Hub;
 use crate::identity::Review;
 use crate::metrics::Metrics;
+use crate::mode;
 use crate::serve::{Call, Server};
 use crate::status::{self, Status};
 use crate::store;
@@ -52,6 +53,8 @@ pub struct Options {
     pub audience: String,
     /// Where certificates come from.
     pub certificates: Certificates,
+    /// The ConfigMap that says the mode.
+    pub mode_configmap: String,
     /// The ConfigMap in which `weir status` finds what controllers know.
     pub status_configmap: String,
     /// Our own name in it.
@@ -91,6 +94,7 @@ pub async fn run(options: Options) -> Result<()> {
     let metrics = Arc::new(Metrics::new(&mut registry));
     let health = Health::new(HANGS);
     health.not_ready("objects", "not all objects are known yet");
+    health.not_ready("mode", "the ConfigMap of the mode has not been read yet");
     health.not_ready("certificate", "there is no certificate yet");
     let at = weir_health::serve_in_thread(options.metrics_listen, health.clone(), registry)
         .with_context(|| format!("cannot listen at {} for health and metrics", options.metrics_listen))?;
@@ -102,10 +106,14 @@ pub async fn run(options: Options) -> Result<()> {
     let (calls, heard) = mpsc::channel(QUEUE);
     let (updates, stamped) = mpsc::channel(QUEUE);
     let (tell, told) = watch::channel(Status::default());
+    let (say, mode) = watch::channel(mode::Told::default());
+    let (whose, namespace, map) = (client.clone(), options.namespace.clone(), options.mode_configmap.clone());
+    tokio::spawn(async move { mode::follow(whose, &namespace, &map, say).await });
     let driver = Driver {
         hub: Hub::new(key),
         updates: stamped,
         calls: heard,
+        mode,
         synced: synced.clone(),
         metrics: metrics.clone(),
         namespace: options.namespace.clone(),

@@ -11,11 +11,14 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::sync::watch;
+use weir_proto::Mode;
 pub use weir_source::status::{Status, ToEnforce};
 
 /// How often it is written, if something has changed; and at the latest, so that readers see that it is alive.
 const OFTEN: Duration = Duration::from_secs(15);
 const LATEST: Duration = Duration::from_secs(60);
+/// How often while somebody waits for who has withdrawn.
+const AWAITED: Duration = Duration::from_secs(2);
 /// Who has written nothing for so long is gone.
 const GONE: u64 = 600;
 /// So many nodes, and so many problems, are named; of the others only the number is told.
@@ -70,6 +73,7 @@ pub async fn publish(
             return;
         }
         let status = told.borrow_and_update().clone();
+        let pause = if status.mode.as_deref() == Some(Mode::Withdrawn.as_str()) { AWAITED } else { OFTEN };
         match write(&api, &config_map, &name, status).await {
             Ok(()) => failing = false,
             Err(error) => {
@@ -80,7 +84,7 @@ pub async fn publish(
                 }
             }
         }
-        tokio::time::sleep(OFTEN).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

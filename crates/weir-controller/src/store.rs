@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use tonic::async_trait;
 
@@ -30,6 +30,19 @@ impl Cluster {
         Cluster { secrets, config_maps: Api::namespaced(client, namespace), secret, config_map }
     }
 
+    async fn create(&self, data: BTreeMap<String, ByteString>) -> Result<(), kube::Error> {
+        let name = Some(self.secret.clone());
+        let metadata = ObjectMeta { name, labels: Some(labels()), ..ObjectMeta::default() };
+        let secret = Secret { metadata, data: Some(data), ..Secret::default() };
+        self.secrets.create(&PostParams::default(), &secret).await.map(drop)
+    }
+
+    /// Leaves what others keep in the Secret, unless it is another version by now.
+    async fn put(&self, data: BTreeMap<String, ByteString>, version: &str) -> Result<(), kube::Error> {
+        let patch = serde_json::json!({ "metadata": { "resourceVersion": version }, "data": data });
+        self.secrets.patch(&self.secret, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+    }
+
     fn failed(&self, doing: &str, error: &kube::Error) -> Error {
         Error::Store(format!("cannot {doing}: {error}"))
     }
@@ -37,8 +50,12 @@ impl Cluster {
 
 /// The server says that somebody else was first.
 fn lost(error: &kube::Error) -> bool {
-    // 404: it was there when it was read
-    matches!(error, kube::Error::Api(status) if status.code == 409 || status.code == 404)
+    // it was there when it was read
+    conflict(error) || matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+fn conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
 #[async_trait]
@@ -50,7 +67,8 @@ impl Store for Cluster {
             return Ok(None);
         };
         let version = secret.metadata.resource_version.unwrap_or_default();
-        let stored = secret.data.unwrap_or_default().remove(AUTHORITY).unwrap_or_default();
+        // as it is installed
+        let Some(stored) = secret.data.unwrap_or_default().remove(AUTHORITY) else { return Ok(None) };
         let authorities = serde_json::from_slice(&stored.0).map_err(|error| {
             let what = format!("Secret {name}: {AUTHORITY} is not what a controller wrote ({error})");
             Error::Stored(format!("{what}: delete the Secret, and controllers make a new authority"))
@@ -60,24 +78,28 @@ impl Store for Cluster {
 
     async fn write(&self, authorities: &Authorities, version: Option<&str>) -> Result<bool, Error> {
         let json = serde_json::to_vec(authorities).map_err(|error| Error::Stored(error.to_string()))?;
-        let secret = Secret {
-            metadata: ObjectMeta {
-                name: Some(self.secret.clone()),
-                resource_version: version.map(str::to_owned),
-                labels: Some(labels()),
-                ..ObjectMeta::default()
-            },
-            data: Some(BTreeMap::from([(AUTHORITY.to_owned(), ByteString(json))])),
-            ..Secret::default()
-        };
+        let data = BTreeMap::from([(AUTHORITY.to_owned(), ByteString(json))]);
+        let name = &self.secret;
         let done = match version {
-            None => self.secrets.create(&PostParams::default(), &secret).await,
-            Some(_) => self.secrets.replace(&self.secret, &PostParams::default(), &secret).await,
+            Some(version) => self.put(data, version).await,
+            None => match self.create(data.clone()).await {
+                // it is installed empty, to be removed with the rest
+                Err(error) if conflict(&error) => match self.secrets.get_opt(name).await {
+                    Ok(Some(there))
+                        if !there.data.as_ref().is_some_and(|data| data.contains_key(AUTHORITY)) =>
+                    {
+                        self.put(data, &there.metadata.resource_version.unwrap_or_default()).await
+                    }
+                    Ok(_) => return Ok(false),
+                    Err(error) => Err(error),
+                },
+                done => done,
+            },
         };
         match done {
-            Ok(_) => Ok(true),
+            Ok(()) => Ok(true),
             Err(error) if lost(&error) => Ok(false),
-            Err(error) => Err(self.failed(&format!("write Secret {}", self.secret), &error)),
+            Err(error) => Err(self.failed(&format!("write Secret {name}"), &error)),
         }
     }
 

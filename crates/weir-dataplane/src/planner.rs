@@ -215,9 +215,11 @@ impl Planner {
         &self.slice
     }
 
-    /// From now on, isolated pods drop TCP that is new without SYN (U27).
-    pub fn drop_mid_stream(&mut self) {
-        self.settings.drop_mid_stream = true;
+    /// From now on, isolated pods drop TCP that is new without SYN (U27), or judge it as if it had one.
+    pub fn drop_mid_stream(&mut self, drop: bool) {
+        if std::mem::replace(&mut self.settings.drop_mid_stream, drop) == drop {
+            return;
+        }
         let rulesets: Vec<RulesetId> = self.layouts.keys().copied().collect();
         rulesets.into_iter().for_each(|id| self.put_ruleset(id));
     }

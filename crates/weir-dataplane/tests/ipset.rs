@@ -200,7 +200,7 @@ fn follow(
         planner.attach(attached.clone());
         planner.ports(ports(&planner, seed));
         if seed % 16 == 5 {
-            planner.drop_mid_stream(); // from then on
+            planner.drop_mid_stream(true); // from then on
         }
         let packets = packets(&[&before, &attached]);
         let pending = planner.take();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   program ──beat, ready, not_ready──> Health ──┐          GET /healthz  200, or 503: it hangs
-//!   program ──counts──────────────────> Registry ┴─ serve ─ GET /readyz   200, or 503 with the reasons
+//!   program ──counts──────────────────> Registry ┴─ serve ─ GET /readyz   200 and notes, or 503 with the reasons
 //!                                                           GET /metrics  text for Prometheus
 //! ```
 //!

@@ -105,7 +105,10 @@ fn answer(method: &Method, path: &str, health: &Health, registry: &Registry) -> 
             }
         },
         "/readyz" => match health.reasons() {
-            reasons if reasons.is_empty() => text(StatusCode::OK, "ok\n".to_owned()),
+            reasons if reasons.is_empty() => {
+                let said = ["ok".to_owned()].into_iter().chain(health.notes());
+                text(StatusCode::OK, said.collect::<Vec<_>>().join("\n") + "\n")
+            }
             reasons => text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),
         },
         "/metrics" => {

@@ -12,6 +12,8 @@ pub struct Health(Arc<Mutex<State>>);
 struct State {
     /// Why it is not ready.
     reasons: BTreeMap<&'static str, String>,
+    /// What whoever asks should know although it is ready.
+    notes: BTreeMap<&'static str, String>,
     beat: Instant,
     /// Without a beat for so long, it hangs.
     patience: Duration,
@@ -20,7 +22,8 @@ struct State {
 impl Health {
     /// Ready, and alive as long as there is a [`beat`](Health::beat) at least this often.
     pub fn new(patience: Duration) -> Self {
-        Health(Arc::new(Mutex::new(State { reasons: BTreeMap::new(), beat: Instant::now(), patience })))
+        let (reasons, notes) = (BTreeMap::new(), BTreeMap::new());
+        Health(Arc::new(Mutex::new(State { reasons, notes, beat: Instant::now(), patience })))
     }
 
     /// The program's loop turns.
@@ -40,6 +43,20 @@ impl Health {
     /// This reason is gone.
     pub fn ready(&self, key: &'static str) {
         self.state().reasons.remove(key);
+    }
+
+    /// Something that whoever asks should know although it is ready; `None`: no longer.
+    pub fn note(&self, key: &'static str, note: Option<String>) {
+        let mut state = self.state();
+        match note {
+            Some(note) => drop(state.notes.insert(key, note)),
+            None => drop(state.notes.remove(key)),
+        }
+    }
+
+    /// What whoever asks should know, in the order of keys.
+    pub fn notes(&self) -> Vec<String> {
+        self.state().notes.iter().map(|(key, note)| format!("{key}: {note}")).collect()
     }
 
     /// Whether there is no reason against it.

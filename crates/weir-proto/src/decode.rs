@@ -15,7 +15,7 @@ use weir_compiler::slice::{
     RuleId, Ruleset, RulesetId, SlicePod, SlicePolicy, SubjectId, Tier,
 };
 
-use crate::{Key, pb};
+use crate::{Key, Mode, pb};
 
 /// What one encoded `Change` says.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +37,8 @@ pub enum Received {
     Gone(Key),
     /// Items are gone, by their names in digests.
     Forget(Vec<u128>),
+    /// This is the mode from now on.
+    Mode(Mode),
     /// A newer controller says something that this version does not understand.
     Unknown,
 }
@@ -109,6 +111,9 @@ pub fn decode(bytes: &[u8]) -> Result<Received> {
         Some(What::Forget(forget)) => {
             let names = exactly::<16>(&forget.items, "items")?.map(u128::from_be_bytes);
             return Ok(Received::Forget(names.collect()));
+        }
+        Some(What::Mode(mode)) => {
+            return Ok(Mode::from_wire(mode).map_or(Received::Unknown, Received::Mode));
         }
     }))
 }

@@ -11,7 +11,7 @@ use weir_compiler::ports::PortSet;
 use weir_compiler::selector::{Requirement, Selector};
 use weir_compiler::slice::{Action, Change, Direction, Member, PeerSet, PeerSetId, SlicePolicy, Tier};
 
-use crate::{Key, pb};
+use crate::{Key, Mode, pb};
 use pb::change::What;
 
 /// So many members are in one change at most: 76 KB of the longest kind.
@@ -107,6 +107,11 @@ pub fn members(id: PeerSetId, anew: bool, added: &[Member], removed: &[Member]) 
 /// That items are gone, by their names in digests.
 pub fn forget(items: &[u128]) -> Bytes {
     encoded(What::Forget(pb::Forget { items: items.iter().flat_map(|name| name.to_be_bytes()).collect() }))
+}
+
+/// That this is the mode from now on.
+pub fn mode(mode: Mode) -> Bytes {
+    encoded(What::Mode(mode.to_wire().into()))
 }
 
 fn encoded(what: What) -> Bytes {

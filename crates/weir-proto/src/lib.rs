@@ -15,6 +15,7 @@ mod decode;
 mod digest;
 mod encode;
 mod key;
+mod mode;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod pb {
     tonic::include_proto!("weir.v1");
@@ -22,8 +23,9 @@ pub mod pb {
 
 pub use decode::{Malformed, Received, decode};
 pub use digest::{DigestKey, Item, Items, Parts, member_sums};
-pub use encode::{change, forget, gone, members};
+pub use encode::{change, forget, gone, members, mode};
 pub use key::Key;
+pub use mode::{Mode, UnknownMode};
 
 /// The newest protocol that this version speaks.
 pub const PROTOCOL: u32 = 1;

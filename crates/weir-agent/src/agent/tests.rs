@@ -56,9 +56,16 @@ fn slice() -> NodeSlice {
 
 /// What the conversation gets to hear of this commit.
 fn commit(agent: &mut Agent, version: u64, changes: &[Change]) -> Result<(), Refused> {
+    commit_in(agent, version, changes, None)
+}
+
+fn commit_in(agent: &mut Agent, version: u64, changes: &[Change], mode: Option<Mode>) -> Result<(), Refused> {
     let mut incoming = Incoming::new(DigestKey::new([0; 32]), 1 << 20);
     for change in changes {
         incoming.take(&weir_proto::change(change), None).unwrap();
+    }
+    if let Some(mode) = mode {
+        incoming.take(&weir_proto::mode(mode), None).unwrap();
     }
     let (reply, mut taken) = oneshot::channel();
     let commit = Commit { conversation: 7, version, incoming, reply };
@@ -137,6 +144,113 @@ fn a_commit_is_acknowledged_when_the_kernel_holds_it_with_what_it_refuses() {
         unshare(CloneFlags::CLONE_NEWNET).expect("needs root, and the right to make network namespaces");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(turns());
+    };
+    std::thread::spawn(inside).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+/// Counts the batches that it lets through, and keeps the tables that they are about.
+#[derive(Clone, Default)]
+struct Counted(Arc<Mutex<Vec<usize>>>);
+
+impl Faults for Counted {
+    fn batch(&mut self, transactions: &[Transaction]) -> Option<BatchFault> {
+        self.0.lock().unwrap().push(transactions.len());
+        None
+    }
+
+    fn dump(&mut self) -> bool {
+        false
+    }
+}
+
+impl Counted {
+    fn take(&self) -> usize {
+        std::mem::take(&mut *self.0.lock().unwrap()).len()
+    }
+}
+
+fn own_table(name: &str) -> bool {
+    Nft::open().unwrap().dump(Family::Inet, name).unwrap().is_some()
+}
+
+async fn modes() {
+    let counted = Counted::default();
+    let other = Transaction { family: Family::Inet, table: "other".into(), ops: vec![Op::AddTable] };
+    Nft::open().unwrap().apply(&[other]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = Kernel::new(Nft::open().unwrap().with_faults(Box::new(counted.clone())));
+    let links = Watcher::new().await.unwrap();
+    let ports = Finder::new("/no-results".into()).unwrap();
+    let metrics = Metrics::default();
+    let mut agent = Agent::new("n".into(), Settings::default(), kernel, ports, None, metrics.clone());
+    let store = || Store::new(folder.path().join("state"), "n", metrics.clone()).unwrap();
+    assert!(!agent.restore(store(), false, None));
+
+    let all = slice().changes();
+    commit(&mut agent, 1, &all).unwrap();
+    agent.turn(&links);
+    let ack = agent.ack.take().unwrap();
+    assert!(installed() && ack.mode == Mode::Enforce, "who says nothing of modes means enforce");
+    counted.take();
+
+    // off: one batch, and what is not ours stays; changes of the slice meanwhile make none
+    commit_in(&mut agent, 2, &[], Some(Mode::Off)).unwrap();
+    agent.turn(&links);
+    assert!(!installed() && own_table("other"));
+    assert_eq!(counted.take(), 1);
+    let ack = agent.ack.take().unwrap();
+    assert_eq!((ack.version, ack.mode), (2, Mode::Off));
+    assert!(
+        agent.health.is_ready() && agent.health.notes() == ["mode: off: no policy is enforced on this node"]
+    );
+    let pod = all.iter().find(|change| matches!(change, Change::Pod(..))).unwrap();
+    let Change::Pod(key, state) = pod else { unreachable!() };
+    commit(&mut agent, 3, &[Change::PodGone(key.clone())]).unwrap();
+    agent.turn(&links);
+    assert!(!installed() && counted.take() == 0 && agent.ack.take().unwrap().mode == Mode::Off);
+    assert!(!agent.begins());
+
+    // an agent that starts now knows it, also without a controller
+    agent.store.take().unwrap().finish(agent.planner.slice(), agent.mode).await;
+    let ports = Finder::new("/no-results".into()).unwrap();
+    let kernel = Kernel::new(Nft::open().unwrap().with_faults(Box::new(counted.clone())));
+    let mut agent = Agent::new("n".into(), Settings::default(), kernel, ports, None, metrics.clone());
+    assert!(!agent.restore(store(), false, None));
+    agent.turn(&links);
+    assert!(agent.mode == Mode::Off && agent.health.is_ready() && !installed() && counted.take() == 0);
+
+    // and back: one batch, with what has changed meanwhile; TCP in mid-stream is to be judged again for a while
+    commit_in(&mut agent, 4, &[Change::Pod(key.clone(), state.clone())], Some(Mode::Enforce)).unwrap();
+    assert!(agent.begins() && !agent.begins());
+    agent.turn(&links);
+    assert!(installed() && own_table("other") && counted.take() == 1);
+    let planned = agent.planner.table().clone();
+    let there = Nft::open().unwrap().dump(Family::Inet, TABLE).unwrap().unwrap();
+    assert_eq!(weir_dataplane::difference(Some(&there), &planned), None);
+    assert_eq!(agent.ack.take().unwrap().mode, Mode::Enforce);
+    assert!(agent.health.notes().is_empty());
+
+    // withdrawn: nothing is left on the disk, either
+    agent.store.as_mut().unwrap().changed();
+    agent.store.take().unwrap().finish(agent.planner.slice(), agent.mode).await;
+    agent.store = Some(store());
+    let file = folder.path().join("state/slice");
+    assert!(file.exists());
+    commit_in(&mut agent, 5, &[], Some(Mode::Withdrawn)).unwrap();
+    agent.turn(&links);
+    assert!(!installed() && own_table("other") && !file.exists());
+    assert_eq!(agent.ack.take().unwrap().mode, Mode::Withdrawn);
+    agent.store.take().unwrap().finish(agent.planner.slice(), agent.mode).await;
+    assert!(!file.exists(), "nor is it written at the end");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_mode_is_one_batch_and_what_is_not_ours_stays() {
+    let inside = || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("needs root, and the right to make network namespaces");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(modes());
     };
     std::thread::spawn(inside).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }

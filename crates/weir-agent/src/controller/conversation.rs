@@ -208,7 +208,9 @@ fn messages(
                     changed.ok()?;
                     let ack = acks.borrow_and_update().clone();
                     let Some(ack) = ack.filter(|ack| ack.conversation == conversation) else { continue };
-                    let what = from_agent::What::Ack(pb::Ack { version: ack.version, problems: ack.problems });
+                    let Ack { version, problems, mode, .. } = ack;
+                    let mode = mode.to_wire().into();
+                    let what = from_agent::What::Ack(pb::Ack { version, problems, mode });
                     return Some((pb::FromAgent { what: Some(what) }, (first, acks)));
                 }
             }

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use weir_proto::{DigestKey, Items, pb};
+use weir_proto::{DigestKey, Items, Mode, pb};
 use weir_source::backoff::Backoff;
 
 use crate::metrics::Metrics;
@@ -87,6 +87,8 @@ pub struct Ack {
     pub version: u64,
     /// What the kernel does not take.
     pub problems: Vec<pb::Problem>,
+    /// Whether policies are enforced.
+    pub mode: Mode,
 }
 
 /// A task that is in a conversation with some controller, or tries to be.

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use weir_compiler::slice::{Change, Direction, Member, NodeSlice, PeerSet, PeerSetId, RulesetId};
-use weir_proto::{DigestKey, Item, Items, Key, Malformed, Received, decode};
+use weir_proto::{DigestKey, Item, Items, Key, Malformed, Mode, Received, decode};
 
 /// A commit that cannot be taken in. The slice stays as it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +58,7 @@ pub enum Refused {
 #[derive(Debug)]
 pub struct Incoming {
     key: DigestKey,
+    mode: Option<Mode>,
     things: BTreeMap<Key, Option<Change>>,
     members: BTreeMap<PeerSetId, Coming>,
     bytes: usize,
@@ -98,12 +99,17 @@ impl Coming {
 impl Incoming {
     /// Nothing yet. `key` is the conversation's; of encoded changes, so many bytes may wait for a commit.
     pub fn new(key: DigestKey, limit: usize) -> Self {
-        Incoming { key, things: BTreeMap::new(), members: BTreeMap::new(), bytes: 0, limit }
+        Incoming { key, mode: None, things: BTreeMap::new(), members: BTreeMap::new(), bytes: 0, limit }
     }
 
     /// The size of what was taken in, as it was sent.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The mode, if it was told.
+    pub fn mode(&self) -> Option<Mode> {
+        self.mode
     }
 
     /// How many things, and sets whose members, it is about.
@@ -154,6 +160,7 @@ impl Incoming {
                     }
                 }
             }
+            Received::Mode(mode) => self.mode = Some(mode),
             Received::Unknown => return Ok(false),
         }
         Ok(true)

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   "WEIRSLIC"  format: u32  protocol: u32  node, boot id: u16 + text  time: u64, seconds since 1970
-//!   encoded changes of an empty slice: u32 + bytes, each
+//!   the mode, and encoded changes of an empty slice: u32 + bytes, each
 //!   BLAKE3 of all that: 32 bytes
 //! ```
 //!
@@ -10,7 +10,7 @@
 //! controller sends.
 
 use weir_compiler::slice::{Change, Member, NodeSlice};
-use weir_proto::{DigestKey, PROTOCOL};
+use weir_proto::{DigestKey, Mode, PROTOCOL};
 
 use crate::bare::bare;
 use crate::controller::receive::{Incoming, Refused};
@@ -38,6 +38,8 @@ pub struct Stored {
     pub header: Header,
     /// All of the slice, as changes of an empty one.
     pub changes: Vec<Change>,
+    /// What was to be done with it; agents of before there were modes have written nothing of it.
+    pub mode: Mode,
 }
 
 /// A file that must not be used.
@@ -64,7 +66,7 @@ pub enum Damaged {
 }
 
 /// The bytes, which want to be [`seal`]ed.
-pub fn encode(header: &Header, slice: &NodeSlice) -> Vec<u8> {
+pub fn encode(header: &Header, slice: &NodeSlice, mode: Mode) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     out.extend(FORMAT.to_be_bytes());
     out.extend(PROTOCOL.to_be_bytes());
@@ -78,6 +80,7 @@ pub fn encode(header: &Header, slice: &NodeSlice) -> Vec<u8> {
         out.extend(u32::try_from(encoded.len()).expect("a change is short").to_be_bytes());
         out.extend(encoded);
     };
+    put(&weir_proto::mode(mode));
     for change in bare(slice) {
         put(&weir_proto::change(&change));
         if let Change::PeerSet(id, ..) = change {
@@ -133,7 +136,8 @@ pub fn decode(bytes: &[u8], node: &str) -> Result<Stored, Damaged> {
         let encoded = usize::try_from(length).ok().and_then(|length| rest.take(length));
         incoming.take(encoded.ok_or(Damaged::NoSlice)?, None)?;
     }
-    Ok(Stored { header, changes: incoming.changes(&NodeSlice::default())? })
+    let mode = incoming.mode().unwrap_or_default();
+    Ok(Stored { header, mode, changes: incoming.changes(&NodeSlice::default())? })
 }
 
 struct Reader<'a>(&'a [u8]);

@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use weir_compiler::slice::{Change, NodeSlice};
+use weir_proto::Mode;
 
 use crate::metrics::Metrics;
 use file::Header;
@@ -44,6 +45,8 @@ pub enum Found {
     Slice {
         /// All of it.
         changes: Vec<Change>,
+        /// What was done with it.
+        mode: Mode,
         /// The node has been booted since it was in force.
         rebooted: bool,
     },
@@ -61,6 +64,8 @@ pub struct Store {
     dirty: Option<(Instant, Instant)>,
     not_before: Instant,
     writing: Option<JoinHandle<io::Result<()>>>,
+    /// Nothing is to be there.
+    removed: bool,
     failing: bool,
     metrics: Metrics,
 }
@@ -74,7 +79,18 @@ impl Store {
         let boot = fs::read_to_string(BOOT_ID)?.trim().to_owned();
         let now = Instant::now();
         let node = node.to_owned();
-        Ok(Store { folder, node, boot, dirty: None, not_before: now, writing: None, failing: false, metrics })
+        let (dirty, writing) = (None, None);
+        Ok(Store {
+            folder,
+            node,
+            boot,
+            dirty,
+            not_before: now,
+            writing,
+            removed: false,
+            failing: false,
+            metrics,
+        })
     }
 
     fn path(&self) -> PathBuf {
@@ -98,10 +114,11 @@ impl Store {
                 tracing::info!(
                     written = stored.header.seconds,
                     rebooted,
+                    mode = stored.mode.as_str(),
                     "there is a slice of an earlier run in {}",
                     path.display()
                 );
-                Found::Slice { changes: stored.changes, rebooted }
+                Found::Slice { changes: stored.changes, mode: stored.mode, rebooted }
             }
             Err(error) => {
                 let aside = self.folder.join("slice.damaged");
@@ -119,8 +136,29 @@ impl Store {
 
     /// The kernel holds a slice that the disk does not have.
     pub fn changed(&mut self) {
+        self.removed = false;
         let now = Instant::now();
         self.dirty = Some((self.dirty.map_or(now, |(since, _)| since), now));
+    }
+
+    /// Nothing is to be left on disk, until something changes again.
+    pub fn remove(&mut self) {
+        self.dirty = None;
+        if !std::mem::replace(&mut self.removed, true) && self.writing.is_none() {
+            self.delete();
+        }
+    }
+
+    fn delete(&self) {
+        for name in ["slice", "slice.new", "slice.damaged"] {
+            let path = self.folder.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!("{} cannot be removed: {error}", path.display());
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Waits for something to do. Cancel-safe.
@@ -136,10 +174,10 @@ impl Store {
     }
 
     /// Does what [`next`](Store::next) waited for.
-    pub fn step(&mut self, step: Step, slice: &NodeSlice) {
+    pub fn step(&mut self, step: Step, slice: &NodeSlice, mode: Mode) {
         match step.0 {
             None => {
-                let (folder, bytes) = (self.folder.clone(), self.bytes(slice));
+                let (folder, bytes) = (self.folder.clone(), self.bytes(slice, mode));
                 self.writing = Some(tokio::task::spawn_blocking(move || write(&folder, bytes)));
             }
             Some(result) => self.written(result),
@@ -147,27 +185,30 @@ impl Store {
     }
 
     /// Writes at once what is not on disk yet. For the end.
-    pub async fn finish(mut self, slice: &NodeSlice) {
+    pub async fn finish(mut self, slice: &NodeSlice, mode: Mode) {
         if let Some(writing) = self.writing.take() {
             let result = writing.await;
             self.written(result.unwrap_or_else(|error| Err(io::Error::other(error))));
         }
         if self.dirty.is_some() {
-            let bytes = self.bytes(slice);
+            let bytes = self.bytes(slice, mode);
             let result = write(&self.folder, bytes);
             self.written(result);
         }
     }
 
-    fn bytes(&mut self, slice: &NodeSlice) -> Vec<u8> {
+    fn bytes(&mut self, slice: &NodeSlice, mode: Mode) -> Vec<u8> {
         self.dirty = None;
         let seconds =
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let header = Header { node: self.node.clone(), boot: self.boot.clone(), seconds };
-        file::encode(&header, slice)
+        file::encode(&header, slice, mode)
     }
 
     fn written(&mut self, result: io::Result<()>) {
+        if self.removed {
+            return self.delete();
+        }
         match result {
             Ok(()) => {
                 self.metrics.disk_writes.inc();

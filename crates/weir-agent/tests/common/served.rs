@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::{Request, Response, Status, Streaming, async_trait};
 use weir_agent::controller::{Options, address::Address};
 use weir_compiler::object::Event;
@@ -26,11 +26,12 @@ use weir_controller::drive::Driver;
 use weir_controller::hub::Hub;
 use weir_controller::identity::{Identify, Refused};
 use weir_controller::metrics::Metrics;
+use weir_controller::mode::Told;
 use weir_controller::serve::Server;
 use weir_controller::tls::Presented;
 use weir_health::Health;
-use weir_proto::DigestKey;
 use weir_proto::pb::{FromAgent, FromController, from_controller, slices_server};
+use weir_proto::{DigestKey, Mode};
 use weir_source::Update;
 
 pub const NAME: &str = "weir-controller.weir-system.svc";
@@ -85,6 +86,7 @@ pub struct Controller {
     /// Its metrics.
     pub registry: Registry,
     updates: mpsc::Sender<(Instant, Update)>,
+    mode: watch::Sender<Told>,
     runtime: Option<Runtime>,
 }
 
@@ -99,10 +101,12 @@ impl Controller {
         let mut registry = Registry::default();
         let metrics = Arc::new(Metrics::new(&mut registry));
         let key = DigestKey::new([key; 32]);
+        let (mode, told) = watch::channel(Told { asked: true, ..Told::default() });
         let driver = Driver {
             hub: Hub::new(key),
             updates: stamped,
             calls: heard,
+            mode: told,
             synced: synced.clone(),
             metrics: metrics.clone(),
             namespace: "weir-system".to_owned(),
@@ -117,7 +121,12 @@ impl Controller {
         runtime.spawn(driver.run());
         runtime.spawn(accept(listener, trust.acceptor(NAME), server));
         drop(inside);
-        Controller { address: at, registry, updates, runtime: Some(runtime) }
+        Controller { address: at, registry, updates, mode, runtime: Some(runtime) }
+    }
+
+    /// The cluster's mode is this one now.
+    pub fn set_mode(&self, mode: Mode) {
+        self.mode.send_replace(Told { asked: true, mode: Some(mode), ..Told::default() });
     }
 
     /// Objects change; all are known from the first time on.

@@ -10,12 +10,14 @@ use futures_util::Stream;
 use weir_compiler::slice::{Change, Member, NodeSlice, PeerSetId};
 use weir_controller::outbox::Outgoing;
 use weir_proto::pb::from_controller::What;
-use weir_proto::{DigestKey, Item, Items, Key, Parts, Received, decode, member_sums};
+use weir_proto::{DigestKey, Item, Items, Key, Mode, Parts, Received, decode, member_sums};
 
 #[derive(Debug, Default, Clone)]
 pub struct Agent {
     things: BTreeMap<Key, Change>,
     members: BTreeMap<PeerSetId, BTreeSet<Member>>,
+    /// What it was told last.
+    pub mode: Option<Mode>,
 }
 
 /// What came in one go.
@@ -122,6 +124,7 @@ impl Agent {
                     }
                 }
             }
+            Received::Mode(mode) => self.mode = Some(mode),
             Received::Unknown => panic!("nothing is unknown here"),
         }
     }

@@ -16,6 +16,29 @@ app.kubernetes.io/name: weir
 app.kubernetes.io/component: {{ . }}
 {{- end }}
 
+{{/* The nodes that agents run on, as a label selector. */}}
+{{- define "weir.nodeSelector" -}}
+{{- $pairs := list -}}
+{{- range $key, $value := .Values.agent.nodeSelector -}}
+{{- $pairs = append $pairs (printf "%s=%s" $key $value) -}}
+{{- end -}}
+{{- join "," $pairs -}}
+{{- end }}
+
 {{- define "weir.caConfigMap" -}}
 {{ .Values.tls.caConfigMap | default "weir-ca" }}
+{{- end }}
+
+{{/* Egress of pods that ask the API server, whose addresses and ports policies see behind its Service. */}}
+{{- define "weir.toApiServer" -}}
+- ports:
+  {{- range .Values.networkPolicy.apiServer.ports }}
+  - {port: {{ . }}, protocol: TCP}
+  {{- end }}
+  {{- with .Values.networkPolicy.apiServer.cidrs }}
+  to:
+  {{- range . }}
+  - ipBlock: {cidr: {{ . | quote }}}
+  {{- end }}
+  {{- end }}
 {{- end }}

@@ -1,0 +1,69 @@
+//! The mode that controllers tell: whether anything of Weir's is in the kernel.
+//!
+//! ```text
+//!   enforce ──> plan ──────────> kernel      off, withdrawn ──> nothing ──> kernel: its tables go in one batch
+//! ```
+//!
+//! In all of them the slice is kept up to date, so that a change of the mode needs nothing from anybody. Back in
+//! enforce, the whole plan is compared with the kernel, which has nothing of it, and is loaded.
+
+use weir_proto::Mode;
+
+use super::{Agent, BRIDGE};
+use crate::kernel::Done;
+
+impl Agent {
+    /// What is to be done with the slice from now on.
+    pub(super) fn set_mode(&mut self, mode: Mode) {
+        let before = std::mem::replace(&mut self.mode, mode);
+        if before == mode {
+            return;
+        }
+        tracing::info!(%before, "the mode is {mode} now");
+        self.unsaved = true;
+        if before.enforces() == mode.enforces() {
+            return;
+        }
+        // whatever way it goes, what is in the kernel is not what was planned last
+        self.kernel.doubt();
+        self.begins = mode.enforces();
+        self.attach = true;
+        if !mode.enforces() {
+            self.end_isolation("nothing is enforced");
+            self.health.ready(BRIDGE);
+        }
+    }
+
+    /// Policies are to be enforced again: once for each time that they were not.
+    pub(crate) fn begins(&mut self) -> bool {
+        std::mem::take(&mut self.begins)
+    }
+
+    /// For whoever asks whether the agent is ready.
+    pub(super) fn mode_note(&self) -> Option<String> {
+        (!self.mode.enforces()).then(|| format!("{}: no policy is enforced on this node", self.mode))
+    }
+
+    /// Sees that nothing of Weir's is in the kernel.
+    pub(super) fn withdraw(&mut self) {
+        // found by the comparison when it is to be enforced
+        drop(self.planner.take());
+        match self.kernel.sync(&[], Vec::new()) {
+            Ok(done) => {
+                if let Done::Applied { .. } = done {
+                    tracing::info!("nothing of Weir's is in the kernel: the mode is {}", self.mode);
+                }
+                if !self.ready && self.complete {
+                    self.ready = true;
+                    tracing::info!(
+                        "ready: the mode is {}, no policy is enforced on node {}",
+                        self.mode,
+                        self.node
+                    );
+                }
+                self.in_step();
+            }
+            Err(error) => self.failed(error),
+        }
+    }
+}
