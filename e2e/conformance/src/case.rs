@@ -60,6 +60,8 @@ pub struct Pair {
 pub enum Ask {
     /// Every pod to every pod, on every port that is served, in each family.
     Everything,
+    /// Every pod to every pod on the first port: whether all is open.
+    Open,
     /// Those that these texts name, each `FROM -> TO`; `*` is every pod, `hosts` those in their nodes' network.
     Between(Vec<&'static str>),
     /// Pods in their nodes' network to all other pods of their node.
@@ -117,7 +119,7 @@ pub fn pairs(world: &World, ask: &Ask) -> Vec<Pair> {
     let pods = world.pod_names();
     let hosts = |name: &str| world.pod(name).is_some_and(|p| p["spec"]["hostNetwork"] == true);
     let wanted = |from: &str, to: &str| match ask {
-        Ask::Everything => !hosts(from) && !hosts(to),
+        Ask::Everything | Ask::Open => !hosts(from) && !hosts(to),
         Ask::OwnNode => hosts(from) && !hosts(to) && world.node_of(from) == world.node_of(to),
         Ask::Between(list) => list.iter().any(|line| {
             let (a, b) = line.split_once(" -> ").expect("FROM -> TO");
@@ -132,7 +134,8 @@ pub fn pairs(world: &World, ask: &Ask) -> Vec<Pair> {
     let mut found = Vec::new();
     for from in &pods {
         for to in pods.iter().filter(|to| wanted(from, to)) {
-            for port in world.ports_of(to) {
+            let ports = if matches!(ask, Ask::Open) { 1 } else { usize::MAX };
+            for port in world.ports_of(to).into_iter().take(ports) {
                 for v4 in &world.families {
                     found.push(Pair { from: from.clone(), to: to.clone(), port, v4: *v4 });
                 }

@@ -20,10 +20,15 @@
 
 pub mod api;
 pub mod case;
+pub mod churn;
 pub mod judge;
+pub mod kubelet;
 pub mod live;
 pub mod netpol;
 pub mod probe;
 pub mod report;
+pub mod restart;
 pub mod run;
+pub mod services;
+pub mod steady;
 pub mod world;

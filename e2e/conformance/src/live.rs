@@ -102,23 +102,32 @@ impl Live {
     /// The API refuses, or a pod does not become ready.
     pub async fn start(&mut self, pods: &[PodPlan]) -> Result<(), String> {
         for plan in pods {
-            let object = self.world.pod_object(plan);
-            let path = path::pods(&self.world.namespace(&plan.namespace));
-            match self.shared.api.create(&path, &object).await {
-                // made by an attempt whose answer got lost
-                Err(error) if error.code() == Some(409) => {}
-                other => drop(other.map_err(told)?),
-            }
+            create_pod(&self.shared.api, &path::pods(&self.world.namespace(&plan.namespace)), &self.world.pod_object(plan))
+                .await?;
         }
         for plan in pods {
-            let alias = format!("{}/{}", plan.namespace, plan.name);
-            let pod = self.ready(&alias).await?;
-            self.world.keep(pod, "Pod");
-            let client = self.world.client(&alias);
-            self.shared.prober.forget(&client);
-            let name = self.shared.prober.hostname(&client).await;
-            self.hostnames.insert(alias.clone(), name.map_err(|e| format!("pod {alias} cannot be asked: {e}"))?);
+            self.serves(&format!("{}/{}", plan.namespace, plan.name)).await?;
         }
+        Ok(())
+    }
+
+    /// Starts a pod of this manifest and waits until it serves.
+    ///
+    /// # Errors
+    /// As [`Live::start`].
+    pub async fn start_object(&mut self, alias: &str, object: &Value) -> Result<(), String> {
+        create_pod(&self.shared.api, &path::pods(&self.world.key(alias).namespace), object).await?;
+        self.serves(alias).await
+    }
+
+    /// Takes in a pod as soon as it serves.
+    async fn serves(&mut self, alias: &str) -> Result<(), String> {
+        let pod = self.ready(alias).await?;
+        self.world.keep(pod, "Pod");
+        let client = self.world.client(alias);
+        self.shared.prober.forget(&client);
+        let name = self.shared.prober.hostname(&client).await;
+        self.hostnames.insert(alias.to_owned(), name.map_err(|e| format!("pod {alias} cannot be asked: {e}"))?);
         Ok(())
     }
 
@@ -266,20 +275,29 @@ impl Live {
         Ok(pairs.iter().filter_map(check).collect())
     }
 
-    /// Asks all, at once.
-    pub async fn ask(&self, checks: &[&Check]) -> Vec<Answer> {
+    /// Asks all, at once; with each answer comes when it was known: of silence, when it was asked.
+    pub async fn ask(&self, checks: &[&Check]) -> Vec<(Answer, Instant)> {
         let prober = &self.shared.prober;
         // a list of futures and no closure: the compiler cannot tell otherwise that they may move between threads
         let mut asked = Vec::with_capacity(checks.len());
         for check in checks {
-            asked.push(prober.ask(&check.question, check.expected.allowed));
+            asked.push(timed(prober, &check.question));
         }
         stream::iter(asked).buffered(AT_ONCE).collect().await
     }
 
-    async fn ask_for_wrong<'a>(&self, checks: &[&'a Check]) -> Vec<(&'a Check, Answer)> {
+    /// Those of which the answer is wrong; `last` becomes the time of the latest right one.
+    async fn ask_for_wrong<'a>(&self, checks: &[&'a Check], last: &mut Instant) -> Vec<(&'a Check, Answer)> {
         let answers = self.ask(checks).await;
-        checks.iter().copied().zip(answers).filter(|(check, answer)| !check.is_right(answer)).collect()
+        let mut wrong = Vec::new();
+        for (check, (answer, at)) in checks.iter().copied().zip(answers) {
+            if check.is_right(&answer) {
+                *last = at.max(*last);
+            } else {
+                wrong.push((check, answer));
+            }
+        }
+        wrong
     }
 
     /// Asks all; what differs is asked again until the time to settle is over, and what had to be waited for must
@@ -288,25 +306,27 @@ impl Live {
         let mut settled = Settled { checks: checks.len() as u64, ..Settled::default() };
         let all: Vec<&Check> = checks.iter().collect();
         let (mut pending, mut waited) = (all.clone(), false);
-        let (mut wrong, mut asked);
+        let mut wrong;
+        let mut last = since;
         loop {
-            asked = Instant::now();
-            wrong = self.ask_for_wrong(&pending).await;
+            // the last questions are those that are asked when the time is over, however long others took
+            let over = since.elapsed() > self.shared.settle;
+            wrong = self.ask_for_wrong(&pending, &mut last).await;
             if wrong.is_empty() {
                 if waited {
                     // right at last: all of them once more, or it was not for long
-                    wrong = self.ask_for_wrong(&all).await;
+                    wrong = self.ask_for_wrong(&all, &mut Instant::now()).await;
                 }
                 break;
             }
-            if since.elapsed() > self.shared.settle {
+            if over {
                 break;
             }
             waited = true;
             pending = wrong.iter().map(|(check, _)| *check).collect();
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        settled.after = wrong.is_empty().then(|| asked.duration_since(since));
+        settled.after = wrong.is_empty().then(|| last.duration_since(since));
         settled.unasked = wrong.iter().find_map(|(_, answer)| match answer {
             Answer::Unasked(why) => Some(why.clone()),
             _ => None,
@@ -326,6 +346,32 @@ impl Live {
             expected: if check.expected.allowed { "pass" } else { "drop" }.to_owned(),
             why: check.expected.why.clone(),
             observed: answer.to_string(),
+        }
+    }
+}
+
+async fn timed(prober: &Prober, question: &Question) -> (Answer, Instant) {
+    let asked = Instant::now();
+    let answer = prober.ask(question).await;
+    let at = if answer.passed() { Instant::now() } else { asked };
+    (answer, at)
+}
+
+/// Makes a pod; a namespace that is new has no service account yet, and servers refuse pods until it has.
+///
+/// # Errors
+/// The API refuses.
+pub async fn create_pod(api: &Api, path: &str, pod: &Value) -> Result<(), String> {
+    let start = Instant::now();
+    loop {
+        match api.create(path, pod).await {
+            Ok(_) => return Ok(()),
+            // made by an attempt whose answer got lost
+            Err(error) if error.code() == Some(409) => return Ok(()),
+            Err(error) if error.code() == Some(403) && start.elapsed() < Duration::from_secs(20) => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            Err(error) => return Err(error.to_string()),
         }
     }
 }

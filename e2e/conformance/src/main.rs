@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use weir_conformance::api::Api;
-use weir_conformance::probe::{Patience, Way};
+use weir_conformance::case::Weight;
+use weir_conformance::probe::Way;
 use weir_conformance::report::{Report, json, junit, text};
+use weir_conformance::restart::Engine;
 use weir_conformance::run::{self, Options, Profile, Sctp};
 
 /// Tries a cluster's policy engine against what NetworkPolicy says, through the Kubernetes API alone.
@@ -66,14 +68,11 @@ struct RunArgs {
     #[arg(long)]
     keep: bool,
     /// Worlds of six pods in which cases are tried side by side
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=32))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=32))]
     parallel: u16,
     /// Seconds after a change within which all must be right
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     settle: u64,
-    /// Milliseconds without an answer that are a denial
-    #[arg(long, value_name = "MS", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(100..=5000))]
-    silence: u64,
     /// How questions get into pods
     #[arg(long, value_enum, default_value = "forward")]
     probe: Way,
@@ -92,6 +91,12 @@ struct RunArgs {
     /// A node to use; may be given several times. Up to three that are ready, if none is given
     #[arg(long, value_name = "NAME")]
     node: Vec<String>,
+    /// The engine's pods, by label, for profile restart
+    #[arg(long, value_name = "LABEL=VALUE", default_value = "app.kubernetes.io/name=weir")]
+    engine_selector: String,
+    /// What restarts an engine that is no pod, for profile restart; run by sh
+    #[arg(long, value_name = "COMMAND")]
+    restart_command: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -102,9 +107,9 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::List { profile } => {
-            for (of, name, statements, required) in run::list() {
-                if profile.is_empty() || profile.contains(&of) {
-                    let weight = if required { "" } else { "  (what is seen is reported)" };
+            for of in Profile::ALL.into_iter().filter(|p| profile.is_empty() || profile.contains(p)) {
+                for (name, statements, weight) in run::names(of) {
+                    let weight = if weight == Weight::Required { "" } else { "  (what is seen is reported)" };
                     println!("{}/{name}  {}{weight}", of.as_str(), statements.join(" "));
                 }
             }
@@ -145,13 +150,13 @@ async fn run_all(args: RunArgs) -> ExitCode {
         keep: args.keep,
         parallel: usize::from(args.parallel),
         settle: Duration::from_secs(args.settle),
-        patience: Patience { silence: Duration::from_millis(args.silence), answer: Duration::from_secs(5) },
         way: args.probe,
         strict: args.strict,
         seed: args.seed,
         random: args.random,
         sctp: args.sctp,
         nodes: args.node,
+        engine: Engine { selector: args.engine_selector, command: args.restart_command },
     };
     let suffix = suffix();
     let result = tokio::select! {

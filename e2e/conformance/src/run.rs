@@ -10,10 +10,11 @@ use tokio::task::JoinSet;
 
 use crate::api::{Api, path};
 use crate::case::{Case, Weight};
-use crate::live::{Live, Shared, condition, told};
-use crate::netpol;
-use crate::probe::{Patience, Prober, Way};
-use crate::report::{Outcome, Report, Run, text as report_text};
+use crate::live::{Live, Shared, condition, create_pod, told};
+use crate::restart::Engine;
+use crate::{churn, kubelet, netpol, restart, services};
+use crate::probe::{Prober, Way};
+use crate::report::{Outcome, Report, Run};
 use crate::world::{LABEL, PREFIX, SCTP, World, text};
 
 /// So many nodes take part at most.
@@ -26,16 +27,29 @@ const GONE: Duration = Duration::from_secs(120);
 pub enum Profile {
     /// What NetworkPolicy means.
     Netpol,
+    /// Services, NodePorts, load balancers' addresses, host ports.
+    Services,
+    /// Kubelets' probes under deny-all.
+    Probes,
+    /// Changes, with others watched.
+    Churn,
+    /// The engine's pods deleted.
+    Restart,
 }
 
 impl Profile {
     /// All of them, in the order in which they are tried.
-    pub const ALL: [Profile; 1] = [Profile::Netpol];
+    pub const ALL: [Profile; 5] =
+        [Profile::Netpol, Profile::Services, Profile::Probes, Profile::Churn, Profile::Restart];
 
     /// As the command line spells it.
     pub fn as_str(self) -> &'static str {
         match self {
             Profile::Netpol => netpol::NAME,
+            Profile::Services => services::NAME,
+            Profile::Probes => kubelet::NAME,
+            Profile::Churn => churn::NAME,
+            Profile::Restart => restart::NAME,
         }
     }
 }
@@ -70,8 +84,6 @@ pub struct Options {
     pub parallel: usize,
     /// Within so long after a change all must be right.
     pub settle: Duration,
-    /// How long answers are waited for.
-    pub patience: Patience,
     /// How questions get into pods.
     pub way: Way,
     /// What the API leaves open must be as Weir decides.
@@ -84,17 +96,25 @@ pub struct Options {
     pub sctp: Sctp,
     /// Nodes to use; empty: up to three that are ready.
     pub nodes: Vec<String>,
+    /// What profile `restart` restarts.
+    pub engine: Engine,
 }
 
 /// What a case is, for the queue.
 enum Job {
     Netpol(Case),
     Random(u64),
+    /// All cases of another profile: they share what they set up.
+    Whole(Profile),
 }
 
 impl Job {
     fn hosts(&self) -> bool {
-        matches!(self, Job::Netpol(case) if case.needs.hosts)
+        match self {
+            Job::Netpol(case) => case.needs.hosts,
+            Job::Random(_) => false,
+            Job::Whole(profile) => *profile == Profile::Services,
+        }
     }
 }
 
@@ -120,7 +140,7 @@ pub async fn run(
     let nodes = nodes(&api, &options.nodes).await.map_err(Unable)?;
     let sctp = sctp(&api, options, suffix, &nodes).await.map_err(Unable)?;
     let shared = Arc::new(Shared {
-        prober: Prober::new(&api, options.way, options.patience),
+        prober: Prober::new(&api, options.way),
         api,
         settle: options.settle,
         strict: options.strict,
@@ -136,44 +156,51 @@ pub async fn run(
         objects: Default::default(),
     };
     let done: Arc<Mutex<Vec<Outcome>>> = Arc::default();
-    let keep = {
+    let keep: Arc<dyn Fn(Outcome) + Send + Sync> = {
         let done = done.clone();
         Arc::new(move |outcome: Outcome| {
             told_of(&outcome);
             done.lock().expect("not poisoned").push(outcome);
         })
     };
-    let mut families = Vec::new();
-    if profiles.contains(&Profile::Netpol) {
-        let queue = Arc::new(Mutex::new(jobs(options)));
-        let count = options.parallel.clamp(1, queue.lock().expect("not poisoned").len().max(1));
-        let mut workers = JoinSet::new();
-        for index in 0..count {
-            let (shared, world, queue, keep) = (shared.clone(), blank(index), queue.clone(), keep.clone());
-            workers.spawn(async move {
-                let mut live = Live::up(shared, world).await?;
-                if index == 0 {
-                    let hosts = live.world.host_pods();
-                    if let Err(error) = live.start(&hosts).await {
-                        for plan in &hosts {
-                            live.world.forget("Pod", &live.world.namespace("z"), &plan.name);
-                        }
-                        eprintln!("pods in their nodes' network: {error}");
-                    }
+    let options = Arc::new(options.clone());
+    let queue = Arc::new(Mutex::new(jobs(&options, &profiles)));
+    let count = options.parallel.clamp(1, queue.lock().expect("not poisoned").len().max(1));
+    let mut workers = JoinSet::new();
+    for index in 0..count {
+        let (shared, world, queue) = (shared.clone(), blank(index), queue.clone());
+        let (keep, options) = (keep.clone(), options.clone());
+        workers.spawn(async move {
+            let mut live = Live::up(shared, world).await?;
+            if index == 0 {
+                hosts(&mut live).await;
+            }
+            let wanted = |name: &str| wanted(&options, name);
+            while let Some(job) = take(&queue, index == 0) {
+                match job {
+                    Job::Netpol(case) => keep(netpol::run(&mut live, &case).await),
+                    Job::Random(seed) => keep(netpol::run_random(&mut live, &format!("random-{seed}"), seed).await),
+                    Job::Whole(Profile::Services) => services::run(&mut live, &wanted, &*keep).await,
+                    Job::Whole(Profile::Probes) => kubelet::run(&mut live, &wanted, &*keep).await,
+                    Job::Whole(Profile::Churn) => churn::run(&mut live, &wanted, &*keep).await,
+                    Job::Whole(Profile::Netpol | Profile::Restart) => {}
                 }
-                while let Some(job) = take(&queue, index == 0) {
-                    let outcome = match job {
-                        Job::Netpol(case) => netpol::run(&mut live, &case).await,
-                        Job::Random(seed) => netpol::run_random(&mut live, &format!("random-{seed}"), seed).await,
-                    };
-                    keep(outcome);
-                }
-                Ok::<Vec<bool>, String>(live.world.families)
-            });
+            }
+            Ok::<_, String>((index, live))
+        });
+    }
+    let mut first = None;
+    while let Some(ended) = workers.join_next().await {
+        let (index, live) = ended.map_err(|e| Unable(e.to_string()))?.map_err(Unable)?;
+        if index == 0 {
+            first = Some(live);
         }
-        while let Some(ended) = workers.join_next().await {
-            families = ended.map_err(|e| Unable(e.to_string()))?.map_err(Unable)?;
-        }
+    }
+    let mut live = first.ok_or_else(|| Unable("no world came about".into()))?;
+    let families = live.world.families.clone();
+    // alone, for it would disturb the others
+    if profiles.contains(&Profile::Restart) {
+        restart::run(&mut live, &options.engine, &*keep).await;
     }
     let cases = std::mem::take(&mut *done.lock().expect("not poisoned"));
     Ok(Report {
@@ -197,11 +224,29 @@ fn wanted(options: &Options, name: &str) -> bool {
     options.cases.is_empty() || options.cases.iter().any(|part| name.contains(part.as_str()))
 }
 
-fn jobs(options: &Options) -> VecDeque<Job> {
-    let cases = netpol::cases().into_iter().filter(|case| wanted(options, case.name)).map(Job::Netpol);
-    let random = (0..options.random).map(|n| options.seed.wrapping_add(n));
-    let random = random.filter(|seed| wanted(options, &format!("random-{seed}"))).map(Job::Random);
-    cases.chain(random).collect()
+/// What there is to do, the longest first.
+fn jobs(options: &Options, profiles: &[Profile]) -> VecDeque<Job> {
+    let mut jobs = VecDeque::new();
+    let whole = [Profile::Services, Profile::Churn, Profile::Probes].into_iter().filter(|p| profiles.contains(p));
+    let any = |profile: &Profile| names(*profile).iter().any(|(name, ..)| wanted(options, name));
+    jobs.extend(whole.filter(any).map(Job::Whole));
+    if profiles.contains(&Profile::Netpol) {
+        jobs.extend(netpol::cases().into_iter().filter(|case| wanted(options, case.name)).map(Job::Netpol));
+        let random = (0..options.random).map(|n| options.seed.wrapping_add(n));
+        jobs.extend(random.filter(|seed| wanted(options, &format!("random-{seed}"))).map(Job::Random));
+    }
+    jobs
+}
+
+/// Starts the pods in their nodes' network; where they cannot be, what needs them is skipped.
+async fn hosts(live: &mut Live) {
+    let plans = live.world.host_pods();
+    if let Err(error) = live.start(&plans).await {
+        for plan in &plans {
+            live.world.forget("Pod", &live.world.namespace("z"), &plan.name);
+        }
+        eprintln!("weir-conformance: no pods in their nodes' network: {error}");
+    }
 }
 
 /// The next job; those that need pods in the nodes' network are for the world that has them.
@@ -280,21 +325,6 @@ async fn sctp(api: &Api, options: &Options, suffix: &str, nodes: &[String]) -> R
     Ok(answer)
 }
 
-/// Makes a pod; a namespace that is new has no service account yet, and servers refuse pods until it has.
-async fn create_pod(api: &Api, path: &str, pod: &Value) -> Result<(), String> {
-    let start = Instant::now();
-    loop {
-        match api.create(path, pod).await {
-            Ok(_) => return Ok(()),
-            Err(error) if error.code() == Some(409) => return Ok(()),
-            Err(error) if error.code() == Some(403) && start.elapsed() < Duration::from_secs(20) => {
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-            Err(error) => return Err(error.to_string()),
-        }
-    }
-}
-
 /// Deletes what a run made, or all runs (`None`); returns what is left of it after two minutes.
 ///
 /// # Errors
@@ -325,13 +355,18 @@ pub async fn clean(api: &Api, suffix: Option<&str>) -> Result<(usize, Vec<String
     }
 }
 
-/// The names of all cases, with statements, as `list` prints them.
-pub fn list() -> Vec<(Profile, &'static str, Vec<&'static str>, bool)> {
-    let case = |c: Case| (Profile::Netpol, c.name, c.statements.to_vec(), c.weight == Weight::Required);
-    netpol::cases().into_iter().map(case).collect()
-}
-
-/// The line that a case ends with, on a terminal.
-pub fn line(outcome: &Outcome) -> String {
-    report_text::case(outcome)
+/// The names of a profile's cases, with statements and whether the API requires them.
+pub fn names(profile: Profile) -> Vec<(String, &'static [&'static str], Weight)> {
+    match profile {
+        Profile::Netpol => {
+            let mut all: Vec<_> =
+                netpol::cases().into_iter().map(|c| (c.name.to_owned(), c.statements, c.weight)).collect();
+            all.push(("random-SEED".to_owned(), netpol::RANDOM, Weight::Required));
+            all
+        }
+        Profile::Services => services::list(),
+        Profile::Probes => kubelet::list(),
+        Profile::Churn => churn::list(),
+        Profile::Restart => restart::list(),
+    }
 }

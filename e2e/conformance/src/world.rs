@@ -210,7 +210,7 @@ impl World {
     }
 
     /// The affinity of a pod to a node.
-    fn on(&self, node: usize) -> Value {
+    pub fn on(&self, node: usize) -> Value {
         json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
             {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [self.node(node)]}]},
         ]}}})

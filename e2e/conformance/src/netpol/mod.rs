@@ -21,6 +21,9 @@ pub use random::policies as random_policies;
 /// The name of the profile.
 pub const NAME: &str = "netpol";
 
+/// What random policies try.
+pub const RANDOM: &[&str] = &["N3", "N4", "N40"];
+
 /// All cases, in the order in which they are tried.
 pub fn cases() -> Vec<Case> {
     [nodes::CASES, isolation::CASES, peers::CASES, blocks::CASES, ports::CASES].concat()
@@ -35,6 +38,9 @@ fn policy(namespace: &'static str, name: &str, spec: Value) -> Action {
 fn stored_policy(namespace: &'static str, name: &str, spec: Value) -> Action {
     Action::Policy { namespace, name: name.to_owned(), spec, may_be_refused: true }
 }
+
+/// After each case (N103): what is seen in the next one is its own.
+const OPENED: Phase = Phase { about: "all policies deleted", actions: Vec::new(), ask: Ask::Open };
 
 /// Changes, and everything asked then.
 fn phase(about: &'static str, actions: Vec<Action>) -> Phase {
@@ -72,7 +78,7 @@ pub async fn run(live: &mut Live, case: &Case) -> Outcome {
     }
     // and open again (N103): what is seen in the next case is not of this one
     let opened = match live.reset().await {
-        Ok(()) => step(live, &phase("all policies deleted", Vec::new()), &mut outcome).await,
+        Ok(()) => step(live, &OPENED, &mut outcome).await,
         Err(error) => Some(Err(told(error))),
     };
     outcome.seconds = start.elapsed();
@@ -109,7 +115,7 @@ async fn step(live: &mut Live, phase: &Phase, outcome: &mut Outcome) -> Option<R
 
 /// Tries random policies of a seed.
 pub async fn run_random(live: &mut Live, name: &str, seed: u64) -> Outcome {
-    let mut outcome = Outcome::new(NAME, name, &["N3", "N4", "N40"], true);
+    let mut outcome = Outcome::new(NAME, name, RANDOM, true);
     let start = Instant::now();
     let about = "random policies";
     let actions = random::policies(&live.world, seed);
@@ -123,7 +129,7 @@ pub async fn run_random(live: &mut Live, name: &str, seed: u64) -> Outcome {
         }
     }
     let opened = match live.reset().await {
-        Ok(()) => step(live, &phase("all policies deleted", Vec::new()), &mut outcome).await,
+        Ok(()) => step(live, &OPENED, &mut outcome).await,
         Err(error) => Some(Err(told(error))),
     };
     outcome.seconds = start.elapsed();

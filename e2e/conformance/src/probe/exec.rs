@@ -1,16 +1,12 @@
 //! Questions by `agnhost connect`, executed in the client's pod.
 
-use std::time::Duration;
-
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::AttachParams;
 use tokio::io::AsyncReadExt;
 
-use super::{Answer, Client, Question};
+use super::{Answer, Client, Question, SILENCE, TRANSPORT};
 use crate::api::chain;
 
-/// What starting a process may take besides.
-const START: Duration = Duration::from_secs(20);
 /// The container that runs it.
 const CONTAINER: &str = "one";
 
@@ -23,17 +19,17 @@ impl Exec {
         Exec { client }
     }
 
-    pub(super) async fn ask(&self, question: &Question, patience: Duration) -> Answer {
+    pub(super) async fn ask(&self, question: &Question) -> Answer {
         let address = std::net::SocketAddr::new(question.address, question.port.number).to_string();
         let command = [
             "/agnhost".to_owned(),
             "connect".to_owned(),
             address,
-            format!("--timeout={}ms", patience.as_millis()),
+            format!("--timeout={}ms", SILENCE.as_millis()),
             format!("--protocol={}", question.port.protocol.as_str().to_lowercase()),
         ];
-        match tokio::time::timeout(START + patience, self.run(&question.client, &command)).await {
-            Err(_) => Answer::Unasked(format!("exec did not end within {} s", (START + patience).as_secs())),
+        match tokio::time::timeout(SILENCE + TRANSPORT, self.run(&question.client, &command)).await {
+            Err(_) => Answer::Unasked(format!("exec did not end within {} s", (SILENCE + TRANSPORT).as_secs())),
             Ok(Err(error)) => Answer::Unasked(error),
             Ok(Ok((true, _))) => Answer::Connected,
             Ok(Ok((false, said))) => read(&said),

@@ -1,10 +1,10 @@
 //! Questions over forwarded ports.
 //!
 //! Connections are kept and used again: to open one costs the API server and the kubelet more than the question.
-//! One whose answer has not come in time is put aside until it comes, and is as good as new then.
+//! A question holds its connection until agnhost answers, which it does after 5 s at the latest where nobody else does.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,37 +14,35 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 use tokio::sync::Semaphore;
+use weir_compiler::object::Protocol;
 
-use super::{Answer, Client, Question, dial_name};
+use super::{Answer, Client, Question, SILENCE, TRANSPORT, dial_name};
 use crate::api::chain;
 
 /// Connections that are being opened at one time.
 const OPENING: usize = 12;
 /// How long opening one may take.
 const OPEN: Duration = Duration::from_secs(20);
-/// After so long an answer that is late is not waited for any more: agnhost gives up after 5 s.
-const LATE: Duration = Duration::from_secs(15);
 
 type Connection = SendRequest<Empty<Bytes>>;
 
 /// Connections by pod.
-#[derive(Clone)]
 pub(super) struct Forward {
     client: kube::Client,
-    idle: Arc<Mutex<HashMap<Client, Vec<Connection>>>>,
-    opening: Arc<Semaphore>,
+    idle: Mutex<HashMap<Client, Vec<Connection>>>,
+    opening: Semaphore,
 }
 
 impl Forward {
     pub(super) fn new(client: kube::Client) -> Forward {
-        Forward { client, idle: Arc::default(), opening: Arc::new(Semaphore::new(OPENING)) }
+        Forward { client, idle: Mutex::default(), opening: Semaphore::new(OPENING) }
     }
 
     pub(super) fn forget(&self, client: &Client) {
         self.idle.lock().expect("not poisoned").remove(client);
     }
 
-    pub(super) async fn ask(&self, question: &Question, patience: Duration) -> Answer {
+    pub(super) async fn ask(&self, question: &Question) -> Answer {
         let path = format!(
             "/dial?host={}&port={}&protocol={}&request={}&tries=1",
             question.address,
@@ -52,8 +50,12 @@ impl Forward {
             dial_name(question.port.protocol),
             question.ask
         );
+        let sctp = question.port.protocol == Protocol::Sctp;
+        let patience = if sctp { SILENCE } else { SILENCE + TRANSPORT };
         match self.get(&question.client, &path, patience).await {
-            Ok(None) => Answer::Silence,
+            // agnhost has no end to an SCTP handshake
+            Ok(None) if sctp => Answer::Silence,
+            Ok(None) => Answer::Unasked(format!("agnhost did not answer within {} s", patience.as_secs())),
             Ok(Some(body)) => read(&body),
             Err(error) => Answer::Unasked(error),
         }
@@ -75,22 +77,14 @@ impl Forward {
                     }
                 },
             };
-            let mut answer = Box::pin(exchange(connection, client.clone(), path.to_owned()));
-            match tokio::time::timeout(patience, &mut answer).await {
+            let answer = exchange(connection, client.clone(), path.to_owned());
+            match tokio::time::timeout(patience, answer).await {
                 Ok(Ok((connection, body))) => {
                     self.give(client, connection);
                     return Ok(Some(body));
                 }
                 Ok(Err(error)) => last = error,
-                Err(_) => {
-                    let (pool, client) = (self.clone(), client.clone());
-                    tokio::spawn(async move {
-                        if let Ok(Ok((connection, _))) = tokio::time::timeout(LATE, answer).await {
-                            pool.give(&client, connection);
-                        }
-                    });
-                    return Ok(None);
-                }
+                Err(_) => return Ok(None),
             }
         }
         Err(last)

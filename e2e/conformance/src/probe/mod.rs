@@ -33,14 +33,11 @@ pub enum Way {
     Exec,
 }
 
-/// How long answers are waited for.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// Where silence is what ought to come.
-    pub silence: Duration,
-    /// Where an answer ought to come.
-    pub answer: Duration,
-}
+/// After so long without an answer agnhost gives up: then, and only then, nobody answered. A shorter wait here
+/// would take a busy machine for a denial.
+pub const SILENCE: Duration = Duration::from_secs(5);
+/// How long the way into the pod and back may take besides.
+const TRANSPORT: Duration = Duration::from_secs(30);
 
 /// Where a question is sent from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -119,35 +116,31 @@ pub struct Prober {
     way: Way,
     forward: forward::Forward,
     exec: exec::Exec,
-    patience: Patience,
 }
 
 impl Prober {
     /// One for a run.
-    pub fn new(api: &Api, way: Way, patience: Patience) -> Prober {
+    pub fn new(api: &Api, way: Way) -> Prober {
         Prober {
             way,
             forward: forward::Forward::new(api.client().clone()),
             exec: exec::Exec::new(api.client().clone()),
-            patience,
         }
     }
 
-    /// Asks; waits as long as what ought to come may take.
-    pub async fn ask(&self, question: &Question, allowed: bool) -> Answer {
-        let patience = if allowed { self.patience.answer } else { self.patience.silence };
+    /// Asks, and waits for what comes of it.
+    pub async fn ask(&self, question: &Question) -> Answer {
         match self.way {
-            Way::Forward => self.forward.ask(question, patience).await,
-            Way::Exec => self.exec.ask(question, patience).await,
+            Way::Forward => self.forward.ask(question).await,
+            Way::Exec => self.exec.ask(question).await,
         }
     }
 
     /// Asks in the other of the two ways.
-    pub async fn ask_otherwise(&self, question: &Question, allowed: bool) -> Answer {
-        let patience = if allowed { self.patience.answer } else { self.patience.silence };
+    pub async fn ask_otherwise(&self, question: &Question) -> Answer {
         match self.way {
-            Way::Forward => self.exec.ask(question, patience).await,
-            Way::Exec => self.forward.ask(question, patience).await,
+            Way::Forward => self.exec.ask(question).await,
+            Way::Exec => self.forward.ask(question).await,
         }
     }
 
@@ -156,7 +149,7 @@ impl Prober {
     /// # Errors
     /// The pod cannot be asked.
     pub async fn hostname(&self, client: &Client) -> Result<String, String> {
-        self.forward.get(client, "/hostname", Duration::from_secs(10)).await?.ok_or_else(|| "no answer within 10 s".into())
+        self.forward.get(client, "/hostname", TRANSPORT).await?.ok_or_else(|| "no answer from its loopback".into())
     }
 
     /// Forgets connections to a pod that is gone.
