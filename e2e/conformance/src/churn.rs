@@ -1,0 +1,346 @@
+//! Profile `churn`: things change, all the while pods that it does not concern are watched.
+//!
+//! ```text
+//!   steady   x/b, y/b, z/a asked by others: some allowed, some denied; without a pause, never wrong
+//!   changes  policies edited, pods and namespaces relabelled, pods made, deleted, made again
+//!              └─> the verdict that changes: right within --settle, and right still; how long it took
+//! ```
+
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use serde_json::{Value, json};
+
+use crate::case::{Action, Ask, Pair, Weight, pairs};
+use crate::live::{Check, Live, told};
+use crate::probe::Answer;
+use crate::report::Outcome;
+use crate::steady::Steady;
+use crate::world::{FIRST, PodPlan, Port};
+
+/// The name of the profile.
+pub const NAME: &str = "churn";
+/// How often each sort of change is done.
+const ROUNDS: usize = 3;
+/// Between two questions of one whose verdict changes.
+const EVERY: Duration = Duration::from_millis(100);
+/// Questions of one sort that may be under way.
+const UNDER_WAY: usize = 20;
+
+/// The cases, with their statements.
+const CASES: [(&str, &[&str]); 5] = [
+    ("policies-edited", &["N103", "N104"]),
+    ("pods-relabelled", &["N7", "N80"]),
+    ("namespaces-relabelled", &["N80"]),
+    ("pods-made-and-deleted", &["N74", "N78"]),
+    ("others-undisturbed", &["N90", "N104"]),
+];
+
+/// The names of the cases, with statements.
+pub fn list() -> Vec<(String, &'static [&'static str], Weight)> {
+    CASES.into_iter().map(|(name, statements)| (name.to_owned(), statements, Weight::Required)).collect()
+}
+
+fn policy(namespace: &'static str, name: &str, spec: Value) -> Action {
+    Action::Policy { namespace, name: name.to_owned(), spec, may_be_refused: false }
+}
+
+/// What does not change all the while: x/b takes y/a and no other, y/b nobody, z/a everybody.
+fn steady_policies() -> Vec<Action> {
+    let y_a = json!({"namespaceSelector": {"matchLabels": {"ns": "y"}}, "podSelector": {"matchLabels": {"pod": "a"}}});
+    vec![
+        policy(
+            "x",
+            "steady",
+            json!({"podSelector": {"matchLabels": {"pod": "b"}}, "policyTypes": ["Ingress"], "ingress": [{"from": [y_a]}]}),
+        ),
+        policy("y", "steady", json!({"podSelector": {"matchLabels": {"pod": "b"}}, "policyTypes": ["Ingress"]})),
+    ]
+}
+
+/// Policies that stay, and questions about them without a pause.
+///
+/// # Errors
+/// The API refuses, or the answers are wrong before anything happens.
+pub(crate) async fn begin(live: &mut Live) -> Result<Steady, String> {
+    for action in steady_policies() {
+        live.act(&action).await.map_err(told)?;
+    }
+    let ask = vec!["y/a -> x/b", "z/a -> x/b", "y/a -> y/b", "x/b -> y/b", "y/a -> z/a", "x/b -> z/a"];
+    let checks = live.checks(&pairs(&live.world, &Ask::Between(ask)))?;
+    let settled = live.settle("before", &checks, Instant::now()).await;
+    match settled.differences.first() {
+        Some(d) => Err(format!(
+            "{} -> {} {} is wrong before anything happens: expected {}, observed {}",
+            d.from, d.to, d.port, d.expected, d.observed
+        )),
+        None => Ok(Steady::start(&live.shared, &checks)),
+    }
+}
+
+/// What the steady questions got.
+pub(crate) async fn undisturbed(live: &Live, steady: Steady, mut outcome: Outcome, start: Instant) -> Outcome {
+    let mut unasked = None;
+    for got in steady.stop().await {
+        outcome.checks += got.asked;
+        for answer in &got.answers {
+            match answer {
+                Answer::Unasked(why) => unasked = Some(why.clone()),
+                _ => {
+                    let phase = format!("asked all the while, {} of {} answers wrong", got.wrong, got.asked);
+                    outcome.differences.push(live.differs(&phase, &got.check, answer));
+                }
+            }
+        }
+    }
+    outcome.seconds = start.elapsed();
+    match unasked {
+        Some(why) if outcome.differences.is_empty() => outcome.unable(why),
+        _ => outcome.judged(live.shared.strict),
+    }
+}
+
+/// A change, what it is called, and the pairs that it concerns.
+type Change = (Action, &'static str, Vec<(&'static str, &'static str)>);
+
+/// Tries the profile in a world, calling `ended` with each case.
+pub async fn run(live: &mut Live, wanted: &(dyn Fn(&str) -> bool + Send + Sync), ended: &(dyn Fn(Outcome) + Send + Sync)) {
+    let start = Instant::now();
+    let outcome = |index: usize| Outcome::new(NAME, CASES[index].0, CASES[index].1, true);
+    let steady = match begin(live).await {
+        Ok(steady) => steady,
+        Err(why) => {
+            (0..CASES.len()).for_each(|i| ended(outcome(i).unable(why.clone())));
+            let _ = live.reset().await;
+            return;
+        }
+    };
+    let strict = live.shared.strict;
+    for (index, (name, _)) in CASES.iter().enumerate().take(4) {
+        if !wanted(name) {
+            continue;
+        }
+        let since = Instant::now();
+        let mut outcome = outcome(index);
+        let mut times = Times::default();
+        let result = match index {
+            0 => changes(live, &edits(), &mut outcome, &mut times).await,
+            1 => changes(live, &pod_labels(), &mut outcome, &mut times).await,
+            2 => changes(live, &namespace_labels(), &mut outcome, &mut times).await,
+            _ => pods(live, &mut outcome, &mut times).await,
+        };
+        outcome.notes.extend(times.told());
+        outcome.seconds = since.elapsed();
+        ended(match result {
+            Ok(()) => outcome.judged(strict),
+            Err(why) => outcome.unable(why),
+        });
+    }
+    ended(undisturbed(live, steady, outcome(4), start).await);
+    let _ = live.reset().await;
+}
+
+/// x/a takes y, z, nobody, everybody.
+fn edits() -> Vec<Change> {
+    let edited = |ingress: Value| {
+        policy(
+            "x",
+            "edited",
+            json!({"podSelector": {"matchLabels": {"pod": "a"}}, "policyTypes": ["Ingress"], "ingress": ingress}),
+        )
+    };
+    let from = |ns: &str| edited(json!([{"from": [{"namespaceSelector": {"matchLabels": {"ns": ns}}}]}]));
+    let concerned = || vec![("y/a", "x/a"), ("z/a", "x/a")];
+    vec![
+        (from("y"), "from y", concerned()),
+        (from("z"), "from z", concerned()),
+        (edited(json!([])), "from nobody", concerned()),
+        (Action::NoPolicy { namespace: "x", name: "edited".into() }, "deleted", concerned()),
+    ]
+}
+
+/// x/a takes clients, and blue namespaces.
+fn role() -> Action {
+    let client = json!({"namespaceSelector": {}, "podSelector": {"matchLabels": {"role": "client"}}});
+    let blue = json!({"namespaceSelector": {"matchLabels": {"team": "blue"}}});
+    policy(
+        "x",
+        "role",
+        json!({"podSelector": {"matchLabels": {"pod": "a"}}, "policyTypes": ["Ingress"], "ingress": [{"from": [client, blue]}]}),
+    )
+}
+
+fn no_role() -> Action {
+    Action::NoPolicy { namespace: "x", name: "role".into() }
+}
+
+fn pod_labels() -> Vec<Change> {
+    let label = |value: Value| Action::PodLabels { pod: "z/a", labels: json!({"role": value}) };
+    let subject = |value: &str| Action::PodLabels { pod: "x/c", labels: json!({"pod": value}) };
+    vec![
+        (role(), "x/a takes role=client", vec![("y/a", "x/a"), ("z/a", "x/a")]),
+        (label(json!("client")), "z/a becomes a client", vec![("z/a", "x/a")]),
+        (label(Value::Null), "z/a is one no more", vec![("z/a", "x/a")]),
+        (subject("a"), "x/c becomes a subject", vec![("z/a", "x/c")]),
+        (subject("c"), "x/c is one no more", vec![("z/a", "x/c")]),
+        (no_role(), "policy deleted", vec![("z/a", "x/a")]),
+    ]
+}
+
+fn namespace_labels() -> Vec<Change> {
+    let label = |value: Value| Action::NamespaceLabels { namespace: "z", labels: json!({"team": value}) };
+    vec![
+        (role(), "x/a takes team=blue", vec![("z/a", "x/a"), ("y/b", "x/a")]),
+        (label(json!("blue")), "z becomes blue", vec![("z/a", "x/a"), ("y/b", "x/a")]),
+        (label(Value::Null), "z is blue no more", vec![("z/a", "x/a")]),
+        (no_role(), "policy deleted", vec![("z/a", "x/a")]),
+    ]
+}
+
+async fn changes(live: &mut Live, changes: &[Change], outcome: &mut Outcome, times: &mut Times) -> Result<(), String> {
+    for round in 1..=ROUNDS {
+        for (action, about, concerned) in changes {
+            let since = Instant::now();
+            live.act(action).await.map_err(told)?;
+            enforced(live, &format!("{about} (round {round})"), concerned, since, outcome, times).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Pods made under a policy, deleted, and made again: with the label that is let in, and without.
+async fn pods(live: &mut Live, outcome: &mut Outcome, times: &mut Times) -> Result<(), String> {
+    live.act(&role()).await.map_err(told)?;
+    for round in 0..2 * ROUNDS {
+        let client = round % 2 == 0;
+        let labels = if client { [("role".to_owned(), "client".to_owned())].into() } else { Default::default() };
+        let plan = PodPlan { namespace: "y".into(), name: "made".into(), node: round / 2, host_network: false, labels };
+        live.start(&[plan]).await?;
+        let about = if client { "a new pod that is let in" } else { "a new pod of that name that is not" };
+        let about = format!("{about} (round {})", round / 2 + 1);
+        enforced(live, &about, &[("y/made", "x/a"), ("y/made", "z/a")], Instant::now(), outcome, times).await?;
+        live.stop("y/made").await?;
+    }
+    live.act(&no_role()).await.map_err(told)
+}
+
+/// Waits until what a change concerns is right, and sees that it is right still.
+async fn enforced(
+    live: &Live,
+    about: &str,
+    concerned: &[(&'static str, &'static str)],
+    since: Instant,
+    outcome: &mut Outcome,
+    times: &mut Times,
+) -> Result<(), String> {
+    let mut all = Vec::new();
+    for (from, to) in concerned {
+        for v4 in &live.world.families {
+            all.push(Pair { from: (*from).into(), to: (*to).into(), port: Port::tcp(FIRST), v4: *v4 });
+        }
+    }
+    let checks = live.checks(&all)?;
+    let mut waits = Vec::new();
+    for check in &checks {
+        waits.push(first_right(live, check, since));
+    }
+    let first = futures_util::future::join_all(waits).await;
+    let mut right = true;
+    for (check, after) in checks.iter().zip(first) {
+        outcome.checks += 1;
+        match after {
+            Ok(after) => {
+                times.add(check.expected.allowed, after);
+                outcome.settled_ms.push(after.as_millis() as u64);
+            }
+            Err(Answer::Unasked(why)) => return Err(why),
+            Err(answer) => {
+                right = false;
+                let mut difference = live.differs(about, check, &answer);
+                difference.observed = format!("{answer} after {} s still", live.shared.settle.as_secs());
+                outcome.differences.push(difference);
+            }
+        }
+    }
+    if !right {
+        return Ok(());
+    }
+    let still = live.ask(&checks.iter().collect::<Vec<_>>()).await;
+    for (check, (answer, _)) in checks.iter().zip(still) {
+        outcome.checks += 1;
+        if !check.is_right(&answer) {
+            outcome.differences.push(live.differs(&format!("{about}, a moment later"), check, &answer));
+        }
+    }
+    Ok(())
+}
+
+/// Asks every so often, whether the last question was answered or not: when the first right answer came, or of
+/// silence when it was asked for; else the answer that was wrong at last.
+async fn first_right(live: &Live, check: &Check, since: Instant) -> Result<Duration, Answer> {
+    let mut under_way = FuturesUnordered::new();
+    let mut last = Answer::Silence;
+    let mut ticks = tokio::time::interval(EVERY);
+    let ask = || async move {
+        let asked = since.elapsed();
+        (live.shared.prober.ask(&check.question).await, asked)
+    };
+    loop {
+        let more = since.elapsed() <= live.shared.settle && under_way.len() < UNDER_WAY;
+        if !more && under_way.is_empty() {
+            return Err(last);
+        }
+        tokio::select! {
+            _ = ticks.tick(), if more => under_way.push(ask()),
+            Some((answer, asked)) = under_way.next(), if !under_way.is_empty() => {
+                if check.is_right(&answer) {
+                    return Ok(if answer.passed() { since.elapsed() } else { asked });
+                }
+                last = answer;
+            }
+        }
+    }
+}
+
+/// How long changes took until they were in force.
+#[derive(Default)]
+struct Times {
+    allow: Vec<Duration>,
+    deny: Vec<Duration>,
+}
+
+impl Times {
+    fn add(&mut self, allowed: bool, after: Duration) {
+        if allowed { self.allow.push(after) } else { self.deny.push(after) }
+    }
+
+    /// In sentences.
+    fn told(mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (what, list) in [("allowed", &mut self.allow), ("denied", &mut self.deny)] {
+            list.sort_unstable();
+            if list.is_empty() {
+                continue;
+            }
+            let at = |percent: usize| list[(list.len() * percent).div_ceil(100) - 1].as_millis();
+            lines.push(format!("until {what}: p50 {} ms, p99 {} ms, of {}", at(50), at(99), list.len()));
+        }
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_those_of_the_nearest_rank() {
+        let mut times = Times::default();
+        (1..=200).rev().for_each(|ms| times.add(true, Duration::from_millis(ms)));
+        times.add(false, Duration::from_millis(7));
+        assert_eq!(
+            times.told(),
+            ["until allowed: p50 100 ms, p99 198 ms, of 200", "until denied: p50 7 ms, p99 7 ms, of 1"]
+        );
+    }
+}
