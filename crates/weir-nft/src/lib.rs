@@ -31,7 +31,8 @@
 //! - Every refused message is answered with its sequence number, and on newer kernels (6.2) with
 //!   the place of the refused element in it; that is how an error can name the object.
 //!
-//! Beside nf_tables there is [`conntrack`]: connections, and bits of their marks.
+//! Beside nf_tables there is [`conntrack`]: connections, and bits of their marks. What is not Weir's is in
+//! [`others`].
 //!
 //! Needs Linux 5.15 and `CAP_NET_ADMIN` in the user namespace that owns the network namespace.
 
@@ -47,6 +48,7 @@ mod ffi;
 mod ipset;
 mod kernel;
 mod listen;
+pub mod others;
 mod rules;
 mod socket;
 mod text;
