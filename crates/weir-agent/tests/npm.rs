@@ -41,17 +41,26 @@ fn weir_enforces() {
 }
 
 /// Everything, with counters and handles.
-fn state() -> (String, String, String) {
-    let ipsets = output("ipset", &["save"]);
-    (output("nft", &["-a", "list", "ruleset"]), Iptables::Nft.save(), ipsets)
+fn state() -> [String; 4] {
+    let nft = output("nft", &["-a", "list", "ruleset"]);
+    let legacy = if Iptables::Legacy.works() { Iptables::Legacy.save() } else { String::new() };
+    [nft, Iptables::Nft.save(), legacy, output("ipset", &["save"])]
+}
+
+/// With which of them NPM can be here: newer kernels may come without the old tables.
+fn iptables() -> impl Iterator<Item = Iptables> {
+    [Iptables::Nft, Iptables::Legacy].into_iter().filter(|iptables| iptables.works())
 }
 
 #[test]
 #[ignore = "needs root"]
 fn exactly_what_npm_made_goes_and_all_else_stays_as_it_was() {
-    for copy in [npm::v2, npm::v1] {
+    let copies: [fn(Iptables, Members<'_>); 2] = [npm::v2, npm::v1];
+    for (iptables, copy) in iptables().flat_map(|iptables| copies.map(|copy| (iptables, copy))) {
         in_netns(move || {
-            npm::neighbours(Iptables::Nft);
+            npm::neighbours(iptables);
+            let place =
+                if iptables == Iptables::Nft { "table ip filter" } else { "table filter of iptables-legacy" };
             weir_enforces();
             let before = state();
             let nothing = leftovers(&[]);
@@ -59,20 +68,18 @@ fn exactly_what_npm_made_goes_and_all_else_stays_as_it_was() {
                 nothing.0 == 0 && nothing.1.starts_with("Azure NPM has left nothing here\n"),
                 "{nothing:?}"
             );
-            assert!(
-                nothing.1.contains("not touched: chain AZURE-NPM-MINE in table ip filter"),
-                "{nothing:?}"
-            );
+            let kept = format!("not touched: chain AZURE-NPM-MINE in {place} ");
+            assert!(nothing.1.contains(&kept), "{nothing:?}");
             assert!(nothing.1.contains("not touched: ipset azure-npm-mine"), "{nothing:?}");
 
-            copy(Iptables::Nft, PODS);
+            copy(iptables, PODS);
             let with = state();
             assert_ne!(with, before);
             let listed = leftovers(&[]);
             assert_eq!(listed.0, 1, "{listed:?}");
             for part in [
-                "jump   table ip filter, chain FORWARD, rule",
-                "chain  table ip filter, chain AZURE-NPM-INGRESS, ",
+                &format!("jump   {place}, chain FORWARD, rule"),
+                &format!("chain  {place}, chain AZURE-NPM-INGRESS, "),
                 "ipset  azure-npm-530439631, list:set",
                 "ipset  azure-npm-3050895063, hash:ip,port",
                 "nothing was changed",
@@ -131,21 +138,29 @@ fn by_force_it_is_done_in_any_case() {
 #[test]
 #[ignore = "needs root"]
 fn a_rule_of_others_that_leads_to_npms_chains_stops_it_before_anything_is_changed() {
-    in_netns(|| {
-        weir_enforces();
-        npm::v2(Iptables::Nft, PODS);
-        Iptables::Nft.run("-A INPUT -s 192.0.2.1 -j AZURE-NPM-INGRESS");
-        let before = state();
-        let refused = leftovers(&["--remove"]);
-        let why = "of chain INPUT in table ip filter jumps to AZURE-NPM-INGRESS and is not as NPM writes it";
-        assert!(refused.0 == 2 && refused.1.contains(why), "{refused:?}");
-        assert_eq!(state(), before);
-        // what it says to do, done
-        let advice = refused.1.split("nft delete").nth(1).expect("advice").trim();
-        let words: Vec<&str> = std::iter::once("delete").chain(advice.split_whitespace()).collect();
-        output("nft", &words);
-        assert_eq!(leftovers(&["--remove"]).0, 0);
-    });
+    for iptables in iptables() {
+        in_netns(move || {
+            weir_enforces();
+            npm::v2(iptables, PODS);
+            let rule = "INPUT -s 192.0.2.1 -j AZURE-NPM-INGRESS";
+            iptables.run(&format!("-A {rule}"));
+            let before = state();
+            let refused = leftovers(&["--remove"]);
+            let why = " jumps to AZURE-NPM-INGRESS and is not as NPM writes it";
+            assert!(refused.0 == 2 && refused.1.contains(why), "{refused:?}");
+            assert_eq!(state(), before);
+            // what it says to do, done
+            if iptables == Iptables::Nft {
+                let advice = refused.1.split("nft delete").nth(1).expect("advice").trim();
+                let words: Vec<&str> = std::iter::once("delete").chain(advice.split_whitespace()).collect();
+                output("nft", &words);
+            } else {
+                assert!(refused.1.contains("iptables-legacy -S INPUT"), "{refused:?}");
+                iptables.run(&format!("-D {rule}"));
+            }
+            assert_eq!(leftovers(&["--remove"]).0, 0);
+        });
+    }
 }
 
 /// Also where it ended in the middle: chains are gone, ipsets are not.
@@ -278,22 +293,48 @@ impl Migration {
 #[test]
 #[ignore = "needs root"]
 fn from_npm_to_weir_no_packet_is_judged_wrongly_at_any_step() {
-    let there = |iptables: &Iptables| iptables.works();
-    for iptables in [Iptables::Nft, Iptables::Legacy].into_iter().filter(there) {
+    for iptables in iptables() {
         let mut node = Migration::new();
         node.inside(|| npm::v2(iptables, PODS));
         node.judged("NPM alone");
         node.meanwhile(|node| node.start_weir());
         node.judged("Weir beside NPM");
         // NPM is turned off: its process ends, and its rules stay
-        if iptables == Iptables::Legacy {
-            continue;
-        }
         node.meanwhile(|node| {
             let removed = node.inside(|| leftovers(&["--remove"]));
             assert_eq!(removed.0, 0, "{removed:?}");
         });
         node.judged("Weir alone");
-        assert!(!node.inside(|| Iptables::Nft.save()).contains("AZURE"));
+        assert!(!node.inside(|| iptables.save()).contains("AZURE"));
     }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_legacy_table_is_not_changed_without_the_lock() {
+    if !Iptables::Legacy.works() {
+        return;
+    }
+    in_netns(|| {
+        weir_enforces();
+        npm::v2(Iptables::Legacy, PODS);
+        let before = state();
+        let with = |lock: &str| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_weir-agent"));
+            let out =
+                command.args(["npm-leftovers", "--remove"]).env("XTABLES_LOCKFILE", lock).output().unwrap();
+            (out.status.code().unwrap(), String::from_utf8(out.stderr).unwrap())
+        };
+        let refused = with("/nowhere/xtables.lock");
+        assert!(refused.0 == 2 && refused.1.contains("the node's /nowhere/xtables.lock"), "{refused:?}");
+        assert_eq!(state(), before);
+        let lock = tempfile::NamedTempFile::new().unwrap();
+        let path = lock.path().to_str().unwrap();
+        lock.as_file().lock().unwrap();
+        let refused = with(path);
+        assert!(refused.0 == 2 && refused.1.contains("another program has held"), "{refused:?}");
+        assert_eq!(state(), before);
+        lock.as_file().unlock().unwrap();
+        assert_eq!(with(path).0, 0);
+    });
 }

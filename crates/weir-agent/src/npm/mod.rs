@@ -11,7 +11,9 @@
 //! NPM removes nothing when it is turned off: its chains go on dropping what its policies denied, and its ipsets,
 //! which nobody keeps up to date, deny more with every pod that comes.
 //!
-//! Jumps, rules and chains go in one batch, bound to the generation in which they were seen: so there is no moment
+//! Where NPM has used iptables-legacy the same is in the old filter table.
+//!
+//! Jumps, rules and chains go in one batch (of iptables-legacy: with one new blob for the whole table, [`legacy`]), bound to the generation in which they were seen: so there is no moment
 //! in which half of them act, and nothing of others is lost. The ipsets, which nothing looks into any more, go
 //! after that, one by one; who is interrupted there does the rest the next time. What is named like NPM's but is not
 //! as NPM writes it stays, and is named ([`Leftovers::strange`]).
@@ -19,6 +21,7 @@
 //! Names and forms are those of NPM's sources, v1 and v2 (github.com/Azure/azure-container-networking, npm/, read in
 //! November 2026): chains are `AZURE-NPM`, a few fixed names after that, and one for each policy and direction.
 
+mod legacy;
 mod running;
 #[cfg(test)]
 mod tests;
@@ -111,17 +114,35 @@ pub struct Leftovers {
     /// Rules outside of NPM's chains that lead there.
     jumps: Vec<Jump>,
     /// NPM's chains, with how many rules they have.
-    chains: Vec<(OtherTable, String, usize)>,
+    chains: Vec<(Place, String, usize)>,
     /// NPM's ipsets and their types.
     ipsets: Vec<(String, String)>,
     /// What looks like NPM's and is not as NPM writes it.
     strange: Vec<Strange>,
 }
 
+/// Where a chain is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    /// A table of nf_tables, which iptables-nft uses.
+    Nft(OtherTable),
+    /// The filter table of iptables-legacy.
+    Legacy,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Nft(table) => write!(f, "table {table}"),
+            Place::Legacy => f.write_str("table filter of iptables-legacy"),
+        }
+    }
+}
+
 /// A rule that leads to NPM's chains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Jump {
-    table: OtherTable,
+    table: Place,
     chain: String,
     handle: u64,
     target: String,
@@ -132,27 +153,34 @@ struct Jump {
 enum Strange {
     /// It leads to NPM's chains, which cannot go as long as it is there.
     Rule(Jump),
-    Chain(OtherTable, String),
+    Chain(Place, String),
     Ipset(String),
 }
 
 impl fmt::Display for Jump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Jump { table, chain, handle, target } = self;
-        write!(f, "table {table}, chain {chain}, rule {handle}, which jumps to {target}")
+        write!(f, "{table}, chain {chain}, rule {handle}, which jumps to {target}")
     }
 }
 
 impl fmt::Display for Strange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Strange::Rule(Jump { table, chain, handle, target }) => write!(
-                f,
-                "rule {handle} of chain {chain} in table {table} jumps to {target} and is not as NPM writes it; \
-                 if nobody needs it: nft delete rule {table} {chain} handle {handle}"
-            ),
+            Strange::Rule(Jump { table, chain, handle, target }) => {
+                write!(
+                    f,
+                    "rule {handle} of chain {chain} in {table} jumps to {target} and is not as NPM writes it; "
+                )?;
+                match table {
+                    Place::Nft(table) => {
+                        write!(f, "if nobody needs it: nft delete rule {table} {chain} handle {handle}")
+                    }
+                    Place::Legacy => write!(f, "iptables-legacy -S {chain} shows it"),
+                }
+            }
             Strange::Chain(table, chain) => {
-                write!(f, "chain {chain} in table {table} has a name that NPM does not use")
+                write!(f, "chain {chain} in {table} has a name that NPM does not use")
             }
             Strange::Ipset(name) => write!(f, "ipset {name} has a name that NPM does not use"),
         }
@@ -165,7 +193,7 @@ impl fmt::Display for Leftovers {
             writeln!(f, "  jump   {jump}")?;
         }
         for (table, chain, rules) in &self.chains {
-            writeln!(f, "  chain  table {table}, chain {chain}, {}", counted(*rules, "rule"))?;
+            writeln!(f, "  chain  {table}, chain {chain}, {}", counted(*rules, "rule"))?;
         }
         for (name, kind) in &self.ipsets {
             writeln!(f, "  ipset  {name}, {kind}")?;
@@ -199,20 +227,48 @@ impl Leftovers {
         self.strange.iter().map(Strange::to_string)
     }
 
-    /// The batch that takes out jumps and chains: first what leads there, then the rules, then the chains.
+    /// The batch that takes out jumps and chains of nf_tables: first what leads there, then the rules, then the
+    /// chains.
     fn removals(&self) -> Vec<Removal> {
-        let jump = |Jump { table, chain, handle, .. }: &Jump| Removal::Rule {
-            table: table.clone(),
-            chain: chain.clone(),
-            handle: *handle,
-        };
-        let rules = self.chains.iter().filter(|(.., rules)| *rules > 0);
-        let rules =
-            rules.map(|(table, chain, _)| Removal::Rules { table: table.clone(), chain: chain.clone() });
-        let chains = self.chains.iter();
-        let chains =
-            chains.map(|(table, chain, _)| Removal::Chain { table: table.clone(), chain: chain.clone() });
-        self.jumps.iter().map(jump).chain(rules).chain(chains).collect()
+        let jumps = self.jumps.iter().filter_map(|Jump { table, chain, handle, .. }| match table {
+            Place::Nft(table) => {
+                Some(Removal::Rule { table: table.clone(), chain: chain.clone(), handle: *handle })
+            }
+            Place::Legacy => None,
+        });
+        let chains = self.chains.iter().filter_map(|(table, chain, rules)| match table {
+            Place::Nft(table) => Some((table.clone(), chain.clone(), *rules)),
+            Place::Legacy => None,
+        });
+        let rules = chains.clone().filter(|(.., rules)| *rules > 0);
+        let rules = rules.map(|(table, chain, _)| Removal::Rules { table, chain });
+        jumps.chain(rules).chain(chains.map(|(table, chain, _)| Removal::Chain { table, chain })).collect()
+    }
+
+    /// Something is in the table of iptables-legacy.
+    fn in_legacy(&self) -> bool {
+        let of_chains = self.chains.iter().map(|(table, ..)| table);
+        of_chains.chain(self.jumps.iter().map(|jump| &jump.table)).any(|table| *table == Place::Legacy)
+    }
+
+    /// Adds what is NPM's of a table, and what seems to be.
+    fn add(&mut self, table: &Place, chains: &[&str], rules: &[OtherRule]) {
+        let like = chains.iter().copied().filter(|name| name.starts_with(ROOT));
+        let (ours, strange): (Vec<&str>, Vec<&str>) = like.partition(|name| is_chain(name));
+        self.strange.extend(strange.iter().map(|name| Strange::Chain(table.clone(), (*name).to_owned())));
+        for rule in rules.iter().filter(|rule| !is_chain(&rule.chain)) {
+            let Some(target) = rule.target().filter(|target| is_chain(target)) else { continue };
+            let (chain, target) = (rule.chain.clone(), target.to_owned());
+            let jump = Jump { table: table.clone(), chain, handle: rule.handle, target };
+            match is_jump(rule) {
+                true => self.jumps.push(jump),
+                false => self.strange.push(Strange::Rule(jump)),
+            }
+        }
+        for name in ours {
+            let count = rules.iter().filter(|rule| rule.chain == name).count();
+            self.chains.push((table.clone(), name.to_owned(), count));
+        }
     }
 }
 
@@ -243,30 +299,14 @@ fn look(nft: &mut Nft, generation: u32) -> Result<Leftovers> {
     for family in FAMILIES {
         let table = OtherTable { family, name: FILTER.to_owned() };
         let names: Vec<&str> = chains.iter().filter(|c| c.table == table).map(|c| c.name.as_str()).collect();
-        let (ours, strange): (Vec<&str>, Vec<&str>) =
-            names.into_iter().filter(|name| name.starts_with(ROOT)).partition(|name| is_chain(name));
-        found.strange.extend(strange.iter().map(|name| Strange::Chain(table.clone(), (*name).to_owned())));
-        if ours.is_empty() {
-            continue;
+        if names.iter().any(|name| name.starts_with(ROOT)) {
+            let rules = nft.other_rules(&table)?;
+            found.add(&Place::Nft(table), &names, &rules);
         }
-        let rules = nft.other_rules(&table)?;
-        for rule in rules.iter().filter(|rule| !is_chain(&rule.chain)) {
-            let Some(target) = rule.target().filter(|target| is_chain(target)) else { continue };
-            let jump = Jump {
-                table: table.clone(),
-                chain: rule.chain.clone(),
-                handle: rule.handle,
-                target: target.to_owned(),
-            };
-            match is_jump(rule) {
-                true => found.jumps.push(jump),
-                false => found.strange.push(Strange::Rule(jump)),
-            }
-        }
-        for name in ours {
-            let count = rules.iter().filter(|rule| rule.chain == name).count();
-            found.chains.push((table.clone(), name.to_owned(), count));
-        }
+    }
+    if let Some(table) = legacy::read()? {
+        let rules: Vec<OtherRule> = table.rules().collect();
+        found.add(&Place::Legacy, &table.chains().collect::<Vec<_>>(), &rules);
     }
     for (name, kind) in nft.other_ipsets()? {
         match is_ipset(&name) {
@@ -285,8 +325,14 @@ fn look(nft: &mut Nft, generation: u32) -> Result<Leftovers> {
 /// before stays out, and another call does the rest.
 pub fn remove(nft: &mut Nft) -> Result<Leftovers> {
     let mut attempt = 0;
+    let mut lock = None;
     let found = loop {
         let found = find(nft)?;
+        if found.in_legacy() && lock.is_none() {
+            // what was read without it may be old
+            lock = Some(legacy::lock()?);
+            continue;
+        }
         if let Some(rule) = found.strange.iter().find(|strange| matches!(strange, Strange::Rule(_))) {
             bail!("nothing was removed: {rule}");
         }
@@ -297,6 +343,11 @@ pub fn remove(nft: &mut Nft) -> Result<Leftovers> {
             Err(error) => return Err(error).context("cannot remove NPM's chains; nothing was removed"),
         }
     };
+    if found.in_legacy() {
+        legacy::remove(&found)
+            .context("cannot remove NPM's chains of iptables-legacy; its others are removed")?;
+    }
+    drop(lock);
     destroy(nft, &found.ipsets).with_context(|| {
         format!("{} are removed; not all ipsets are", counted(found.chains.len(), "chain"))
     })?;

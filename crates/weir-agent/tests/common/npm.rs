@@ -181,6 +181,7 @@ COMMIT
 [5:300] -A FORWARD -m comment --comment \"kubernetes forwarding rules\" -j KUBE-FORWARD
 [2:120] -A FORWARD -d 168.63.129.16/32 -p tcp -m tcp --dport 80 -j DROP
 [1:60] -A FORWARD -m set --match-set mine src -j DROP
+[8:480] -A FORWARD -s 192.0.2.5/32
 [9:540] -A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT
 [4:240] -A AZURE-NPM-MINE -s 192.0.2.7/32 -j DROP
 COMMIT
