@@ -14,7 +14,7 @@
 //! changed the ruleset, the table is read back, compared with the plan, and only what differs is
 //! changed; peer sets are named sets or ipsets ([`backend`]). What the kernel refuses closes the policies
 //! that it belongs to, and no others ([`enforce`]). Rules stay when the agent ends; [`kernel::cleanup`]
-//! removes them.
+//! removes them. What another engine has left, [`npm`] takes out.
 
 mod agent;
 pub mod backend;
@@ -30,6 +30,7 @@ pub mod isolation;
 pub mod kernel;
 pub mod links;
 pub mod metrics;
+pub mod npm;
 pub mod ports;
 pub mod revoke;
 pub mod run;

@@ -14,9 +14,10 @@ use weir_agent::backend::SetBackend;
 use weir_agent::controller::{self, address::Address};
 use weir_agent::denials;
 use weir_agent::run::{Options, Source};
-use weir_agent::{host, kernel, run};
+use weir_agent::{host, kernel, npm, run};
 use weir_compiler::flow::PodToOwnNode;
 use weir_dataplane::{DenialLog, Settings};
+use weir_nft::Nft;
 
 /// Enforces NetworkPolicy on the pods of one node.
 ///
@@ -38,6 +39,16 @@ enum Command {
     /// Switch on what pods that share a bridge need of this host: net.bridge.bridge-nf-call-iptables and
     /// -ip6tables. The agent itself may not; it is not ready without them where it needs them.
     HostSetup,
+    /// List what Azure NPM has left in the kernel of this node: jumps, chains and ipsets. Exit code 0: nothing;
+    /// 1: something is (still) there.
+    NpmLeftovers {
+        /// Remove it: exactly what is listed. Refuses while NPM seems to run, and where Weir does not enforce.
+        #[arg(long)]
+        remove: bool,
+        /// Remove it although NPM seems to run, or pods would be open without it.
+        #[arg(long, requires = "remove")]
+        force: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -185,7 +196,7 @@ fn main() -> ExitCode {
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     match start(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("weir-agent: {error:#}");
             ExitCode::from(2)
@@ -193,17 +204,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(cli: Cli) -> Result<()> {
+fn start(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Some(Command::Cleanup) => {
             kernel::cleanup()?;
             println!("removed Weir's tables; no policy is enforced on this node now");
-            return Ok(());
+            return Ok(ExitCode::SUCCESS);
         }
         Some(Command::HostSetup) => {
             host::setup(Path::new(host::BRIDGE))?.iter().for_each(|done| println!("{done}"));
-            return Ok(());
+            return Ok(ExitCode::SUCCESS);
         }
+        Some(Command::NpmLeftovers { remove, force }) => return npm_leftovers(remove, force),
         None => {}
     }
     let Enforce {
@@ -265,5 +277,40 @@ fn start(cli: Cli) -> Result<()> {
         isolate_after_reboot: (isolate_after_reboot > 0).then(|| Duration::from_secs(isolate_after_reboot)),
         metrics: metrics_listen.0,
     };
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::run(options))
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::run(options))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Lists, or removes; the code says whether something is there after that.
+fn npm_leftovers(remove: bool, force: bool) -> Result<ExitCode> {
+    let mut nft = Nft::open()?;
+    let found = npm::find(&mut nft)?;
+    if found.is_empty() {
+        println!("Azure NPM has left nothing here");
+        found.strange().for_each(|what| println!("  not touched: {what}"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !remove {
+        print!("of Azure NPM there are {} here:\n{found}", found.summary());
+        npm::signs().iter().for_each(|sign| println!("NPM seems to run: {sign}"));
+        println!("nothing was changed; weir-agent npm-leftovers --remove removes them");
+        return Ok(ExitCode::from(1));
+    }
+    if !force {
+        let signs = npm::signs();
+        anyhow::ensure!(
+            signs.is_empty(),
+            "Azure NPM seems to run here, and would make its chains again: {}; turn it off first, or, if that is \
+             not NPM, add --force; nothing was removed",
+            signs.join(", and ")
+        );
+        anyhow::ensure!(
+            npm::weir_enforces(&mut nft)?,
+            "Weir's rules are not in force on this node, so nothing would enforce policies without NPM's chains: \
+             start weir-agent first, or add --force if pods may be open; nothing was removed"
+        );
+    }
+    let removed = npm::remove(&mut nft)?;
+    print!("removed {} of Azure NPM:\n{removed}", removed.summary());
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! The one place with `unsafe`: libnftnl's objects as owned, typed values, and a socket option.
+//! The one place with `unsafe`: libnftnl's objects as owned, typed values, and socket options.
 //!
 //! libnftnl writes attributes into a buffer without knowing how large it is. So everything that
 //! goes into an object has a bound here ([`Name`], [`Data`], [`MAX_EXPRS`], [`MAX_USERDATA`]),
@@ -534,4 +534,71 @@ pub(crate) fn set_option(socket: BorrowedFd<'_>, option: SocketOption, value: i3
         )
     };
     nix::errno::Errno::result(done).map(drop)
+}
+
+/// `struct xt_counters`: packets and bytes.
+pub(crate) const COUNTER: usize = 16;
+/// `IPT_SO_SET_REPLACE`
+const REPLACE: i32 = 64;
+/// `IPT_SO_SET_ADD_COUNTERS`
+const ADD_COUNTERS: i32 = 65;
+// the layouts of x_tables' options are those of 64 bits
+const _: () = assert!(size_of::<usize>() == 8);
+
+/// Asks an option of IPv4 that is a buffer of exactly this size, of which the kernel reads the beginning.
+pub(crate) fn get_ip_option(socket: BorrowedFd<'_>, name: i32, value: &mut [u8]) -> nix::Result<()> {
+    let mut len = value.len() as libc::socklen_t;
+    // SAFETY: the descriptor is open as long as it is borrowed; the pointer and `len` describe `value`, which is
+    // borrowed for writing, and the kernel writes no more than that.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            name,
+            value.as_mut_ptr().cast::<c_void>(),
+            &raw mut len,
+        )
+    };
+    nix::errno::Errno::result(done).map(drop)
+}
+
+/// Adds to the counters of a table of iptables-legacy: `struct xt_counters_info`, in which there are no pointers.
+pub(crate) fn add_ip_counters(socket: BorrowedFd<'_>, info: &[u8]) -> nix::Result<()> {
+    // SAFETY: this option only reads `info`, and refuses a length that is not that of the counters in it.
+    unsafe { set_ip_option(socket, ADD_COUNTERS, info) }
+}
+
+/// # Safety
+/// Pointers in `value`, if the option has any, point to what the kernel may write to during the call.
+unsafe fn set_ip_option(socket: BorrowedFd<'_>, name: i32, value: &[u8]) -> nix::Result<()> {
+    // SAFETY: the descriptor is open as long as it is borrowed, and the pointer and length describe `value`.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            name,
+            value.as_ptr().cast::<c_void>(),
+            value.len() as libc::socklen_t,
+        )
+    };
+    nix::errno::Errno::result(done).map(drop)
+}
+
+/// Replaces a table of iptables-legacy, and gives the counters of the entries that it had. `head` is
+/// `struct ipt_replace` up to its number of counters, `entries` the number of entries that there are now.
+pub(crate) fn replace_ip_table(
+    socket: BorrowedFd<'_>,
+    mut head: Vec<u8>,
+    entries: usize,
+    blob: &[u8],
+) -> nix::Result<Vec<u8>> {
+    let count = u32::try_from(entries).map_err(|_| nix::errno::Errno::E2BIG)?;
+    // The kernel refuses another number than that of the entries that it has, before it writes any.
+    let mut counters = vec![0; entries * COUNTER];
+    head.extend_from_slice(&count.to_ne_bytes());
+    head.extend_from_slice(&(counters.as_mut_ptr() as usize).to_ne_bytes());
+    head.extend_from_slice(blob);
+    // SAFETY: the one pointer in there is to `counters`, which has room for `count` of them and outlives the call.
+    unsafe { set_ip_option(socket, REPLACE, &head)? };
+    Ok(counters)
 }

@@ -32,7 +32,7 @@
 //!   the place of the refused element in it; that is how an error can name the object.
 //!
 //! Beside nf_tables there are [`conntrack`]: connections, and bits of their marks; and [`nflog`]: packets that
-//! rules tell of.
+//! rules tell of. What is not Weir's is in [`others`], and in iptables' old tables ([`legacy`]).
 //!
 //! Needs Linux 5.15 and `CAP_NET_ADMIN` in the user namespace that owns the network namespace.
 
@@ -47,8 +47,10 @@ pub mod faults;
 mod ffi;
 mod ipset;
 mod kernel;
+pub mod legacy;
 mod listen;
 pub mod nflog;
+pub mod others;
 mod rules;
 mod socket;
 mod text;

@@ -91,7 +91,7 @@ pub(crate) fn decode(attributes: Attrs<'_>, ipsets: &Ipsets) -> (String, Rule) {
                     .map(|(_, element)| {
                         let name = attrs(element).value_of(1).map(string).unwrap_or_default();
                         let data = attrs(element).value_of(2).unwrap_or_default();
-                        decode_expr(&name, &Parts::new(data), ipsets).unwrap_or(Expr::Foreign(name))
+                        decode_one(&name, data, ipsets).unwrap_or(Expr::Foreign(name))
                     })
                     .collect();
             }
@@ -138,6 +138,11 @@ impl<'a> Parts<'a> {
     fn only(&self, kinds: &[usize]) -> Option<()> {
         self.0.iter().enumerate().all(|(kind, value)| value.is_none() || kinds.contains(&kind)).then_some(())
     }
+}
+
+/// An expression by its name and data; `None` if Weir does not write such.
+pub(crate) fn decode_one(name: &str, data: &[u8], ipsets: &Ipsets) -> Option<Expr> {
+    decode_expr(name, &Parts::new(data), ipsets)
 }
 
 /// `None` if Weir does not write such an expression.

@@ -75,6 +75,11 @@ impl Nft {
         Ok(all.filter(|name| weir_dataplane::ipset::is_ours(name)).collect())
     }
 
+    /// The names of all ipsets, whosever they are, with their types, such as `hash:net`.
+    pub fn other_ipsets(&mut self) -> Result<BTreeMap<String, String>, DumpError> {
+        Ok(read::types(&mut self.socket)?)
+    }
+
     /// Carries out a change of an ipset.
     pub fn apply_ipset(&mut self, op: &IpsetOp) -> Result<(), IpsetError> {
         write::apply(&mut self.socket, op)

@@ -37,11 +37,24 @@ pub(crate) fn index(socket: &mut Socket, set: &str) -> nix::Result<Option<u16>> 
 
 /// All sets, whoever made them, by name.
 pub(crate) fn indices(socket: &mut Socket) -> nix::Result<Indices> {
+    headers(socket, |attributes| attributes.value_of(INDEX).and_then(be16))
+}
+
+/// The types of all sets, whoever made them, by name.
+pub(crate) fn types(socket: &mut Socket) -> nix::Result<BTreeMap<String, String>> {
+    headers(socket, |attributes| attributes.value_of(TYPENAME).map(string))
+}
+
+/// Something of each set's header, by name.
+fn headers<T, All: Default + Extend<(String, T)>>(
+    socket: &mut Socket,
+    of: impl Fn(Attrs<'_>) -> Option<T>,
+) -> nix::Result<All> {
     for _ in 0..ATTEMPTS {
-        let mut all = Indices::new();
+        let mut all = All::default();
         let outcome = list(socket, None, LIST_HEADER, |attributes| {
-            let index = attributes.clone().value_of(INDEX).and_then(be16);
-            all.extend(attributes.value_of(SETNAME).map(string).zip(index));
+            let value = of(attributes.clone());
+            all.extend(attributes.value_of(SETNAME).map(string).zip(value));
         })?;
         match outcome {
             Outcome::Done => return Ok(all),
