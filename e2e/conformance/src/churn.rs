@@ -54,7 +54,11 @@ fn steady_policies() -> Vec<Action> {
             "steady",
             json!({"podSelector": {"matchLabels": {"pod": "b"}}, "policyTypes": ["Ingress"], "ingress": [{"from": [y_a]}]}),
         ),
-        policy("y", "steady", json!({"podSelector": {"matchLabels": {"pod": "b"}}, "policyTypes": ["Ingress"]})),
+        policy(
+            "y",
+            "steady",
+            json!({"podSelector": {"matchLabels": {"pod": "b"}}, "policyTypes": ["Ingress"]}),
+        ),
     ]
 }
 
@@ -79,7 +83,12 @@ pub(crate) async fn begin(live: &mut Live) -> Result<Steady, String> {
 }
 
 /// What the steady questions got.
-pub(crate) async fn undisturbed(live: &Live, steady: Steady, mut outcome: Outcome, start: Instant) -> Outcome {
+pub(crate) async fn undisturbed(
+    live: &Live,
+    steady: Steady,
+    mut outcome: Outcome,
+    start: Instant,
+) -> Outcome {
     let mut unasked = None;
     for got in steady.stop().await {
         outcome.checks += got.asked;
@@ -104,7 +113,11 @@ pub(crate) async fn undisturbed(live: &Live, steady: Steady, mut outcome: Outcom
 type Change = (Action, &'static str, Vec<(&'static str, &'static str)>);
 
 /// Tries the profile in a world, calling `ended` with each case.
-pub async fn run(live: &mut Live, wanted: &(dyn Fn(&str) -> bool + Send + Sync), ended: &(dyn Fn(Outcome) + Send + Sync)) {
+pub async fn run(
+    live: &mut Live,
+    wanted: &(dyn Fn(&str) -> bool + Send + Sync),
+    ended: &(dyn Fn(Outcome) + Send + Sync),
+) {
     let start = Instant::now();
     let outcome = |index: usize| Outcome::new(NAME, CASES[index].0, CASES[index].1, true);
     let steady = match begin(live).await {
@@ -197,7 +210,12 @@ fn namespace_labels() -> Vec<Change> {
     ]
 }
 
-async fn changes(live: &mut Live, changes: &[Change], outcome: &mut Outcome, times: &mut Times) -> Result<(), String> {
+async fn changes(
+    live: &mut Live,
+    changes: &[Change],
+    outcome: &mut Outcome,
+    times: &mut Times,
+) -> Result<(), String> {
     for round in 1..=ROUNDS {
         for (action, about, concerned) in changes {
             let since = Instant::now();
@@ -213,12 +231,20 @@ async fn pods(live: &mut Live, outcome: &mut Outcome, times: &mut Times) -> Resu
     live.act(&role()).await.map_err(told)?;
     for round in 0..2 * ROUNDS {
         let client = round % 2 == 0;
-        let labels = if client { [("role".to_owned(), "client".to_owned())].into() } else { Default::default() };
-        let plan = PodPlan { namespace: "y".into(), name: "made".into(), node: round / 2, host_network: false, labels };
+        let labels =
+            if client { [("role".to_owned(), "client".to_owned())].into() } else { Default::default() };
+        let plan = PodPlan {
+            namespace: "y".into(),
+            name: "made".into(),
+            node: round / 2,
+            host_network: false,
+            labels,
+        };
         live.start(&[plan]).await?;
         let about = if client { "a new pod that is let in" } else { "a new pod of that name that is not" };
         let about = format!("{about} (round {})", round / 2 + 1);
-        enforced(live, &about, &[("y/made", "x/a"), ("y/made", "z/a")], Instant::now(), outcome, times).await?;
+        enforced(live, &about, &[("y/made", "x/a"), ("y/made", "z/a")], Instant::now(), outcome, times)
+            .await?;
         live.stop("y/made").await?;
     }
     live.act(&no_role()).await.map_err(told)

@@ -84,7 +84,10 @@ pub(super) const CASES: &[Case] = &[
                 ("in one peer: both", json!([{"namespaceSelector": ns, "podSelector": pod}])),
                 ("in two peers: either", json!([{"namespaceSelector": ns}, {"podSelector": pod}])),
                 ("in one peer, an empty pod selector", json!([{"namespaceSelector": ns, "podSelector": {}}])),
-                ("in one peer, an empty namespace selector", json!([{"namespaceSelector": {}, "podSelector": pod}])),
+                (
+                    "in one peer, an empty namespace selector",
+                    json!([{"namespaceSelector": {}, "podSelector": pod}]),
+                ),
             ])
         },
     },
@@ -197,9 +200,18 @@ pub(super) const CASES: &[Case] = &[
             vec![
                 phase(
                     "nobody has the label",
-                    vec![policy("x", "p", from(json!([{"namespaceSelector": {}, "podSelector": {"matchLabels": {"role": "client"}}}])))],
+                    vec![policy(
+                        "x",
+                        "p",
+                        from(
+                            json!([{"namespaceSelector": {}, "podSelector": {"matchLabels": {"role": "client"}}}]),
+                        ),
+                    )],
                 ),
-                phase("y/a gets it", vec![Action::PodLabels { pod: "y/a", labels: json!({"role": "client"}) }]),
+                phase(
+                    "y/a gets it",
+                    vec![Action::PodLabels { pod: "y/a", labels: json!({"role": "client"}) }],
+                ),
                 phase("and loses it", vec![Action::PodLabels { pod: "y/a", labels: json!({"role": null}) }]),
             ]
         },
@@ -213,10 +225,20 @@ pub(super) const CASES: &[Case] = &[
             vec![
                 phase(
                     "no namespace has the label",
-                    vec![policy("x", "p", from(json!([{"namespaceSelector": {"matchLabels": {"team": "blue"}}}])))],
+                    vec![policy(
+                        "x",
+                        "p",
+                        from(json!([{"namespaceSelector": {"matchLabels": {"team": "blue"}}}])),
+                    )],
                 ),
-                phase("z gets it", vec![Action::NamespaceLabels { namespace: "z", labels: json!({"team": "blue"}) }]),
-                phase("and another value", vec![Action::NamespaceLabels { namespace: "z", labels: json!({"team": "red"}) }]),
+                phase(
+                    "z gets it",
+                    vec![Action::NamespaceLabels { namespace: "z", labels: json!({"team": "blue"}) }],
+                ),
+                phase(
+                    "and another value",
+                    vec![Action::NamespaceLabels { namespace: "z", labels: json!({"team": "red"}) }],
+                ),
             ]
         },
     },
