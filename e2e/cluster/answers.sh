@@ -60,3 +60,16 @@ sed "s|user: {client-certificate:.*}}|user: {token: $(kctl -n trial create token
 as_reader() { in_ns fabric "$WEIR" can "$@" --kubeconfig "$WORK/reader.kubeconfig" -n trial; }
 expect "with the right to see one namespace: an answer of it" code 0 as_reader a c:80
 expect "which says what was not seen" grep -q 'you may not' "$WORK/answer.txt"
+# packets of the tables above were denied, and controllers' agents tell of them as pods (those of engine.sh do not)
+if kctl get pods -A -l app.kubernetes.io/component=agent -o name | grep -q .; then
+    told() { ask logs -n trial --since 10m -o json | python3 -c '
+import json, sys
+lines = [json.loads(line) for line in sys.stdin]
+denied = {(l["from"].get("pod"), l["to"].get("pod"), l["direction"]) for l in lines}
+by = {p for l in lines for p in l["policies"]}
+sys.exit(not (any(d[:2] == ("trial/a", "trial/b") for d in denied) and {"trial/deny-all"} <= by))'; }
+    expect "logs: denied connections, with the policies that isolate" told
+    named() { ask logs -n trial --since 10m | grep -q 'trial/b -> trial/c '; }
+    expect "logs: pods of other nodes by their names of now" named
+    expect "logs: nothing for who may not read them" code 2 in_ns fabric "$WEIR" logs --kubeconfig "$WORK/reader.kubeconfig"
+fi

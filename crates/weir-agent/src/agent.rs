@@ -14,6 +14,7 @@ use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::Family;
 use weir_dataplane::{Attachment, Attachments, Planner, Ports, Settings};
 use weir_health::Health;
+use weir_nft::Changes;
 use weir_nft::conntrack::Conntrack;
 use weir_proto::{Mode, pb};
 use weir_source::Update;
@@ -70,6 +71,8 @@ pub(crate) struct Agent {
     closed: BTreeMap<ObjectKey, String>,
     /// What has been said of what takes packets past the rules.
     bypass: BTreeSet<&'static str>,
+    /// What has been said of programs that change the tables, and when.
+    others: BTreeMap<String, Instant>,
     /// The last error, so that it is said once and not at each attempt.
     failing: Option<String>,
     pub(crate) health: Health,
@@ -91,6 +94,10 @@ pub(crate) struct Agent {
 
 /// Without a turn for so long, the loop hangs: a full comparison is due every minute.
 const PATIENCE: Duration = Duration::from_secs(240);
+
+/// A program that changes the tables is named again after this time, and so many are at all.
+const TELL_AGAIN: Duration = Duration::from_secs(600);
+const OTHERS: usize = 64;
 
 impl Agent {
     pub(crate) fn new(
@@ -122,6 +129,7 @@ impl Agent {
             unfiltered: BTreeSet::new(),
             closed: BTreeMap::new(),
             bypass: BTreeSet::new(),
+            others: BTreeMap::new(),
             failing: None,
             health,
             metrics,
@@ -438,6 +446,23 @@ impl Agent {
             if self.bypass.insert(what) {
                 tracing::warn!("{warning}");
             }
+        }
+    }
+
+    /// Who changed Weir's tables: each program once in a while, however often it does.
+    pub(crate) fn report_others(&mut self, changes: &Changes) {
+        let ours = self.kernel.port();
+        for commit in changes.commits.iter().filter(|commit| commit.touched && commit.port != ours) {
+            let name = commit.name.as_deref().unwrap_or("some program").escape_debug().to_string();
+            let last = self.others.get(&name);
+            if last.is_some_and(|last| last.elapsed() < TELL_AGAIN) || self.others.len() > OTHERS {
+                continue;
+            }
+            tracing::warn!(
+                thread = commit.thread,
+                "{name} has changed Weir's tables: what differs is put right (have it leave tables called weir alone)"
+            );
+            self.others.insert(name, Instant::now());
         }
     }
 

@@ -137,6 +137,7 @@ pub async fn run(options: Options) -> Result<()> {
                 if !changes.foreign(agent.kernel.port()) {
                     continue;
                 }
+                agent.report_others(&changes);
                 agent.kernel.doubt();
             }
             _ = comparison.tick() => {

@@ -105,6 +105,9 @@ fn without_controllers_and_without_agent_policies_stay_in_force() {
     assert!(pods.judged());
     node.nft("delete table inet weir");
     node.soon("repaired from what was on disk", |_| pods.judged());
+    node.soon("who it was", |node| {
+        std::fs::read_to_string(node.log()).is_ok_and(|log| log.contains("nft has changed Weir's tables"))
+    });
 
     // what changed meanwhile
     let third = node.controller(&at[1].to_string(), 3, events.clone());

@@ -125,6 +125,22 @@ fn every_statement_has_a_test_or_says_why_not() {
     assert!(wrong.is_empty(), "docs/semantics.md:\n{}", wrong.join("\n"));
 }
 
+/// What SECURITY.md says is shown by tests is.
+#[test]
+fn tests_that_security_cites_are_there() {
+    let text = std::fs::read_to_string(root().join("SECURITY.md")).expect("SECURITY.md");
+    let functions = test_functions();
+    let quoted = text.split('`').skip(1).step_by(2);
+    let name = |word: &&str| {
+        word.matches('_').count() >= 1
+            && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    let cited: BTreeSet<&str> = quoted.filter(name).collect();
+    assert!(cited.len() >= 20, "{cited:?}");
+    let missing: Vec<&&str> = cited.iter().filter(|name| !functions.contains(**name)).collect();
+    assert!(missing.is_empty(), "SECURITY.md cites tests that are not there: {missing:?}");
+}
+
 /// The document is read as it is meant to be.
 #[test]
 fn what_a_statement_cites_is_found() {
