@@ -134,8 +134,7 @@ impl Api {
         body: Option<&Value>,
         content: &str,
     ) -> Result<Value, Error> {
-        let failed =
-            |reason: String| Error::Failed { method: method.clone(), path: path.to_owned(), reason };
+        let failed = |reason: String| Error::Failed { method: method.clone(), path: path.to_owned(), reason };
         let body = body.map(|value| value.to_string().into_bytes()).unwrap_or_default();
         let mut pause = Duration::from_millis(200);
         for attempt in 1.. {

@@ -52,7 +52,10 @@ impl Judge {
             let event = match convert::object(kind, &Tree::from(object.clone())) {
                 Outcome::Good(event, _) | Outcome::Closed(event, _) => event,
                 Outcome::Wrong(id, error) => {
-                    return Err(format!("{} cannot be read: {error}", id.map(|i| i.to_string()).unwrap_or_default()));
+                    return Err(format!(
+                        "{} cannot be read: {error}",
+                        id.map(|i| i.to_string()).unwrap_or_default()
+                    ));
                 }
             };
             if let Event::Pod(pod) = &event {
@@ -66,25 +69,28 @@ impl Judge {
             }
             compiler.apply([event]);
         }
-        let slices = pods.values().filter_map(|p| p.node.clone()).map(|node| (node.clone(), compiler.slice(&node)));
+        let slices =
+            pods.values().filter_map(|p| p.node.clone()).map(|node| (node.clone(), compiler.slice(&node)));
         Ok(Judge { slices: slices.collect(), pods, nowhere: NodeSlice::default() })
     }
 
     /// Of a connection between two pods to an address of the second.
-    pub fn judge(&self, from: &ObjectKey, to: &ObjectKey, address: IpAddr, protocol: Protocol, port: u16) -> Expectation {
+    pub fn judge(
+        &self,
+        from: &ObjectKey,
+        to: &ObjectKey,
+        address: IpAddr,
+        protocol: Protocol,
+        port: u16,
+    ) -> Expectation {
         let (Some(source), Some(target)) = (self.pods.get(from), self.pods.get(to)) else {
             return Expectation { allowed: false, why: "one of the pods is not there".into() };
         };
         let Some(source_ip) = source.ips.iter().find(|ip| ip.is_ipv4() == address.is_ipv4()) else {
             return Expectation { allowed: false, why: "the client has no address of that family".into() };
         };
-        let flow = Flow::judge(
-            self.end(source),
-            self.end(target),
-            *source_ip,
-            address,
-            L4::Port(protocol, port),
-        );
+        let flow =
+            Flow::judge(self.end(source), self.end(target), *source_ip, address, L4::Port(protocol, port));
         let egress = self.say(&flow.egress, Direction::Egress, from);
         let ingress = self.say(&flow.ingress, Direction::Ingress, to);
         let why = match (flow.egress.allowed(), flow.ingress.allowed()) {
@@ -104,7 +110,9 @@ impl Judge {
         let way = direction.as_str();
         match answer {
             Answer::Exempt(Exempt::Itself) => "a pod reaches itself".into(),
-            Answer::Exempt(Exempt::HostNetwork) => format!("{way}: {pod} is in its node's network, which no policy selects"),
+            Answer::Exempt(Exempt::HostNetwork) => {
+                format!("{way}: {pod} is in its node's network, which no policy selects")
+            }
             Answer::Exempt(Exempt::OwnNode) => format!("{way}: {pod}'s own node always reaches it"),
             Answer::Exempt(Exempt::ToOwnNode) => format!("{way}: {pod} reaches its own node"),
             Answer::Policy(verdict) => match &verdict.reason {

@@ -21,7 +21,7 @@ const SORTS: [&str; 4] = ["http", "tcp", "exec", "grpc"];
 /// So long they are watched under the policy.
 const WATCHED: Duration = Duration::from_secs(15);
 /// Within so long a new pod must be ready; the first probes of a pod may come late on a busy node.
-const READY: Duration = Duration::from_secs(90);
+const READY: Duration = Duration::from_secs(180);
 const STATEMENTS: &[&str] = &["N71"];
 
 /// The names of the cases, with statements.
@@ -34,7 +34,9 @@ fn pod(live: &Live, sort: &str, name: &str, node: usize) -> Value {
     let probe = match sort {
         "http" => json!({"httpGet": {"path": "/hostname", "port": FIRST}}),
         "tcp" => json!({"tcpSocket": {"port": FIRST}}),
-        "exec" => json!({"exec": {"command": ["/agnhost", "connect", format!("localhost:{FIRST}"), "--timeout=5s"]}}),
+        "exec" => {
+            json!({"exec": {"command": ["/agnhost", "connect", format!("localhost:{FIRST}"), "--timeout=5s"]}})
+        }
         _ => json!({"grpc": {"port": FIRST}}),
     };
     // exec starts a process each time; the others are cheap
@@ -74,7 +76,8 @@ struct Seen {
 async fn look(live: &Live, name: &str) -> Result<Seen, String> {
     let path = format!("{}/{name}", path::pods(&live.world.namespace("y")));
     let pod = live.shared.api.get(&path).await.map_err(told)?;
-    let restarts = pod.pointer("/status/containerStatuses/0/restartCount").and_then(Value::as_u64).unwrap_or(0);
+    let restarts =
+        pod.pointer("/status/containerStatuses/0/restartCount").and_then(Value::as_u64).unwrap_or(0);
     Ok(Seen { ready: condition(&pod, "Ready"), restarts })
 }
 
@@ -93,7 +96,11 @@ async fn become_ready(live: &Live, name: &str) -> Result<bool, String> {
 }
 
 /// Tries the profile in a world, calling `ended` with each case.
-pub async fn run(live: &mut Live, wanted: &(dyn Fn(&str) -> bool + Send + Sync), ended: &(dyn Fn(Outcome) + Send + Sync)) {
+pub async fn run(
+    live: &mut Live,
+    wanted: &(dyn Fn(&str) -> bool + Send + Sync),
+    ended: &(dyn Fn(Outcome) + Send + Sync),
+) {
     let sorts: Vec<&str> = SORTS.into_iter().filter(|s| wanted(s)).collect();
     let nodes = live.world.nodes.len().min(2);
     match under_policy(live, &sorts, nodes).await {
@@ -172,7 +179,12 @@ async fn under_policy(live: &mut Live, sorts: &[&str], nodes: usize) -> Result<V
             }
             wrong[at] = true;
             let observed = if seen.ready { "it was restarted" } else { "it is not ready any more" };
-            outcomes[index(sort)].differences.push(differs(name, *node, "stays ready under deny-all", observed.into()));
+            outcomes[index(sort)].differences.push(differs(
+                name,
+                *node,
+                "stays ready under deny-all",
+                observed.into(),
+            ));
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
@@ -180,7 +192,12 @@ async fn under_policy(live: &mut Live, sorts: &[&str], nodes: usize) -> Result<V
         outcomes[index(&sort)].checks += 1;
         if !become_ready(live, &name).await? {
             let observed = format!("not ready after {} s", READY.as_secs());
-            outcomes[index(&sort)].differences.push(differs(&name, node, "becomes ready under deny-all", observed));
+            outcomes[index(&sort)].differences.push(differs(
+                &name,
+                node,
+                "becomes ready under deny-all",
+                observed,
+            ));
         }
     }
     let strict = live.shared.strict;

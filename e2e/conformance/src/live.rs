@@ -102,8 +102,12 @@ impl Live {
     /// The API refuses, or a pod does not become ready.
     pub async fn start(&mut self, pods: &[PodPlan]) -> Result<(), String> {
         for plan in pods {
-            create_pod(&self.shared.api, &path::pods(&self.world.namespace(&plan.namespace)), &self.world.pod_object(plan))
-                .await?;
+            create_pod(
+                &self.shared.api,
+                &path::pods(&self.world.namespace(&plan.namespace)),
+                &self.world.pod_object(plan),
+            )
+            .await?;
         }
         for plan in pods {
             self.serves(&format!("{}/{}", plan.namespace, plan.name)).await?;
@@ -127,7 +131,8 @@ impl Live {
         let client = self.world.client(alias);
         self.shared.prober.forget(&client);
         let name = self.shared.prober.hostname(&client).await;
-        self.hostnames.insert(alias.to_owned(), name.map_err(|e| format!("pod {alias} cannot be asked: {e}"))?);
+        self.hostnames
+            .insert(alias.to_owned(), name.map_err(|e| format!("pod {alias} cannot be asked: {e}"))?);
         Ok(())
     }
 
@@ -142,7 +147,11 @@ impl Live {
                 return Ok(pod);
             }
             if start.elapsed() > READY {
-                return Err(format!("pod {key} is not ready after {} s: {}", READY.as_secs(), why_not_ready(&pod)));
+                return Err(format!(
+                    "pod {key} is not ready after {} s: {}",
+                    READY.as_secs(),
+                    why_not_ready(&pod)
+                ));
             }
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
@@ -172,7 +181,8 @@ impl Live {
     /// Which families the pods have addresses of.
     fn families(&mut self) -> Result<(), String> {
         let names = self.world.pod_names();
-        let has = |v4: bool| names.iter().all(|pod| self.world.addresses(pod).iter().any(|ip| ip.is_ipv4() == v4));
+        let has =
+            |v4: bool| names.iter().all(|pod| self.world.addresses(pod).iter().any(|ip| ip.is_ipv4() == v4));
         let families: Vec<bool> = [true, false].into_iter().filter(|v4| has(*v4)).collect();
         if families.is_empty() {
             return Err("the pods have no family of addresses in common".into());
@@ -232,7 +242,8 @@ impl Live {
         }
         for (alias, name) in NAMESPACES.into_iter().zip(namespaces) {
             let wanted = self.world.namespace_object(alias)["metadata"]["labels"].clone();
-            let now = &self.world.objects[&("Namespace".to_owned(), String::new(), name.clone())]["metadata"]["labels"];
+            let now = &self.world.objects[&("Namespace".to_owned(), String::new(), name.clone())]["metadata"]
+                ["labels"];
             if let Some(patch) = difference(now, &wanted, &["kubernetes.io/metadata.name"]) {
                 let patch = json!({"metadata": {"labels": patch}});
                 let made = self.shared.api.merge(&path::namespace(&name), &patch).await?;
@@ -266,7 +277,12 @@ impl Live {
             let mut expected = judge.judge(&from, &to, address, pair.port.protocol, pair.port.number);
             expected.why = self.world.shorten(&expected.why);
             Some(Check {
-                question: Question { client: self.world.client(&pair.from), address, port: pair.port, ask: "hostname" },
+                question: Question {
+                    client: self.world.client(&pair.from),
+                    address,
+                    port: pair.port,
+                    ask: "hostname",
+                },
                 hostname: self.hostnames.get(&pair.to).cloned().unwrap_or_default(),
                 pair: pair.clone(),
                 expected,
@@ -331,7 +347,8 @@ impl Live {
             Answer::Unasked(why) => Some(why.clone()),
             _ => None,
         });
-        settled.differences = wrong.into_iter().map(|(check, answer)| self.differs(phase, check, &answer)).collect();
+        settled.differences =
+            wrong.into_iter().map(|(check, answer)| self.differs(phase, check, &answer)).collect();
         settled
     }
 
@@ -420,5 +437,8 @@ fn why_not_ready(pod: &Value) -> String {
     }
     let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
     let unmet = conditions.into_iter().flatten().find(|c| c["status"] == "False" && c["message"].is_string());
-    unmet.map_or_else(|| format!("its phase is {}", text(pod, "/status/phase")), |c| text(c, "/message").to_owned())
+    unmet.map_or_else(
+        || format!("its phase is {}", text(pod, "/status/phase")),
+        |c| text(c, "/message").to_owned(),
+    )
 }

@@ -45,7 +45,9 @@ pub async fn run(live: &mut Live, engine: &Engine, ended: &(dyn Fn(Outcome) + Se
         match pods(&live.shared.api, &engine.selector).await {
             Ok(list) if list.is_empty() => {
                 let selector = &engine.selector;
-                let why = format!("no pod has the label {selector}: --engine-selector names others, --restart-command a command");
+                let why = format!(
+                    "no pod has the label {selector}: --engine-selector names others, --restart-command a command"
+                );
                 return both(&|o| o.skipped(why.clone()));
             }
             Ok(_) => {}
@@ -146,7 +148,11 @@ async fn pods(api: &Api, selector: &str) -> Result<Vec<Value>, String> {
 }
 
 async fn delete(api: &Api, pod: &Value) -> Result<(), String> {
-    let path = format!("/api/v1/namespaces/{}/pods/{}", text(pod, "/metadata/namespace"), text(pod, "/metadata/name"));
+    let path = format!(
+        "/api/v1/namespaces/{}/pods/{}",
+        text(pod, "/metadata/namespace"),
+        text(pod, "/metadata/name")
+    );
     api.delete(&path).await.map_err(told)
 }
 

@@ -11,11 +11,11 @@ use tokio::task::JoinSet;
 use crate::api::{Api, path};
 use crate::case::{Case, Weight};
 use crate::live::{Live, Shared, condition, create_pod, told};
-use crate::restart::Engine;
-use crate::{churn, kubelet, netpol, restart, services};
 use crate::probe::{Prober, Way};
 use crate::report::{Outcome, Report, Run};
+use crate::restart::Engine;
 use crate::world::{LABEL, PREFIX, SCTP, World, text};
+use crate::{churn, kubelet, netpol, restart, services};
 
 /// So many nodes take part at most.
 const NODES: usize = 3;
@@ -136,7 +136,10 @@ pub async fn run(
     let api = Api::connect(options.kubeconfig.clone(), options.context.clone())
         .await
         .map_err(|error| Unable(error.to_string()))?;
-    let version = api.get("/version").await.map_err(|error| Unable(format!("the API server cannot be asked: {error}")))?;
+    let version = api
+        .get("/version")
+        .await
+        .map_err(|error| Unable(format!("the API server cannot be asked: {error}")))?;
     let nodes = nodes(&api, &options.nodes).await.map_err(Unable)?;
     let sctp = sctp(&api, options, suffix, &nodes).await.map_err(Unable)?;
     let shared = Arc::new(Shared {
@@ -179,7 +182,9 @@ pub async fn run(
             while let Some(job) = take(&queue, index == 0) {
                 match job {
                     Job::Netpol(case) => keep(netpol::run(&mut live, &case).await),
-                    Job::Random(seed) => keep(netpol::run_random(&mut live, &format!("random-{seed}"), seed).await),
+                    Job::Random(seed) => {
+                        keep(netpol::run_random(&mut live, &format!("random-{seed}"), seed).await)
+                    }
                     Job::Whole(Profile::Services) => services::run(&mut live, &wanted, &*keep).await,
                     Job::Whole(Profile::Probes) => kubelet::run(&mut live, &wanted, &*keep).await,
                     Job::Whole(Profile::Churn) => churn::run(&mut live, &wanted, &*keep).await,
@@ -227,7 +232,8 @@ fn wanted(options: &Options, name: &str) -> bool {
 /// What there is to do, the longest first.
 fn jobs(options: &Options, profiles: &[Profile]) -> VecDeque<Job> {
     let mut jobs = VecDeque::new();
-    let whole = [Profile::Services, Profile::Churn, Profile::Probes].into_iter().filter(|p| profiles.contains(p));
+    let whole =
+        [Profile::Services, Profile::Churn, Profile::Probes].into_iter().filter(|p| profiles.contains(p));
     let any = |profile: &Profile| names(*profile).iter().any(|(name, ..)| wanted(options, name));
     jobs.extend(whole.filter(any).map(Job::Whole));
     if profiles.contains(&Profile::Netpol) {
@@ -263,12 +269,22 @@ async fn nodes(api: &Api, wanted: &[String]) -> Result<Vec<String>, String> {
     let usable = |node: &&Value| {
         let taints = node.pointer("/spec/taints").and_then(Value::as_array);
         let closed = taints.is_some_and(|t| t.iter().any(|t| t["effect"] != "PreferNoSchedule"));
-        let linux = matches!(node.pointer("/metadata/labels/kubernetes.io~1os").and_then(Value::as_str), None | Some("linux"));
-        condition(node, "Ready") && !closed && linux && node.pointer("/spec/unschedulable") != Some(&json!(true))
+        let linux = matches!(
+            node.pointer("/metadata/labels/kubernetes.io~1os").and_then(Value::as_str),
+            None | Some("linux")
+        );
+        condition(node, "Ready")
+            && !closed
+            && linux
+            && node.pointer("/spec/unschedulable") != Some(&json!(true))
     };
-    let names: Vec<String> = items.iter().filter(usable).map(|n| text(n, "/metadata/name").to_owned()).collect();
+    let names: Vec<String> =
+        items.iter().filter(usable).map(|n| text(n, "/metadata/name").to_owned()).collect();
     if let Some(missing) = wanted.iter().find(|name| !names.contains(name)) {
-        return Err(format!("node {missing} is not there, not ready, tainted or not Linux (usable: {})", names.join(", ")));
+        return Err(format!(
+            "node {missing} is not there, not ready, tainted or not Linux (usable: {})",
+            names.join(", ")
+        ));
     }
     let chosen: Vec<String> =
         if wanted.is_empty() { names.into_iter().take(NODES).collect() } else { wanted.to_vec() };
@@ -302,7 +318,8 @@ async fn sctp(api: &Api, options: &Options, suffix: &str, nodes: &[String]) -> R
     let mut running_since = None;
     let answer = loop {
         let list = api.get(&pods).await.map_err(told)?;
-        let phases: Vec<&str> = list["items"].as_array().into_iter().flatten().map(|p| text(p, "/status/phase")).collect();
+        let phases: Vec<&str> =
+            list["items"].as_array().into_iter().flatten().map(|p| text(p, "/status/phase")).collect();
         if phases.contains(&"Failed") {
             break false;
         }

@@ -158,7 +158,8 @@ impl World {
             labels[key] = json!(value);
         }
         let serve = |name: &str, port: u16, names: (&str, &str), sctp: bool| {
-            let mut args = vec!["netexec".to_owned(), format!("--http-port={port}"), format!("--udp-port={port}")];
+            let mut args =
+                vec!["netexec".to_owned(), format!("--http-port={port}"), format!("--udp-port={port}")];
             let mut ports = vec![
                 json!({"containerPort": port, "name": names.0, "protocol": "TCP"}),
                 json!({"containerPort": port, "name": names.1, "protocol": "UDP"}),
@@ -239,7 +240,10 @@ impl World {
     /// Names of the pods that are there, as cases write them, in order.
     pub fn pod_names(&self) -> Vec<String> {
         let pods = self.objects.values().filter(|o| o["kind"] == "Pod");
-        pods.map(|o| self.shorten(&format!("{}/{}", text(o, "/metadata/namespace"), text(o, "/metadata/name")))).collect()
+        pods.map(|o| {
+            self.shorten(&format!("{}/{}", text(o, "/metadata/namespace"), text(o, "/metadata/name")))
+        })
+        .collect()
     }
 
     /// The object of a pod.

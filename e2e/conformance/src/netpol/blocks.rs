@@ -56,7 +56,10 @@ pub(super) const CASES: &[Case] = &[
         phases: |w| {
             vec![
                 phase("prefix length 0: everybody", vec![policy("x", "p", from(everything(w)))]),
-                phase("prefix lengths 32 and 128", vec![policy("x", "p", from([w.blocks("y/a"), w.blocks("z/a")].concat()))]),
+                phase(
+                    "prefix lengths 32 and 128",
+                    vec![policy("x", "p", from([w.blocks("y/a"), w.blocks("z/a")].concat()))],
+                ),
             ]
         },
     },
@@ -68,11 +71,11 @@ pub(super) const CASES: &[Case] = &[
         phases: |w| {
             vec![
                 phase("everybody but y/a", vec![policy("x", "p", from(w.all_but(&["y/a"])))]),
-                phase("egress to everybody but y/a and y/b", vec![policy("x", "p", to(w.all_but(&["y/a", "y/b"])))]),
                 phase(
-                    "the same exception twice",
-                    vec![policy("x", "p", from(w.all_but(&["y/a", "y/a"])))],
+                    "egress to everybody but y/a and y/b",
+                    vec![policy("x", "p", to(w.all_but(&["y/a", "y/b"])))],
                 ),
+                phase("the same exception twice", vec![policy("x", "p", from(w.all_but(&["y/a", "y/a"])))]),
             ]
         },
     },
@@ -108,8 +111,14 @@ pub(super) const CASES: &[Case] = &[
         needs: Needs { dual: true, ..NEEDS },
         phases: |_| {
             vec![
-                phase("egress to all of IPv4: no IPv6", vec![policy("x", "p", to(json!([{"ipBlock": {"cidr": "0.0.0.0/0"}}])))]),
-                phase("ingress from all of IPv6: no IPv4", vec![policy("x", "p", from(json!([{"ipBlock": {"cidr": "::/0"}}])))]),
+                phase(
+                    "egress to all of IPv4: no IPv6",
+                    vec![policy("x", "p", to(json!([{"ipBlock": {"cidr": "0.0.0.0/0"}}])))],
+                ),
+                phase(
+                    "ingress from all of IPv6: no IPv4",
+                    vec![policy("x", "p", from(json!([{"ipBlock": {"cidr": "::/0"}}])))],
+                ),
             ]
         },
     },

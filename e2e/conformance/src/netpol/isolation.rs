@@ -326,7 +326,8 @@ pub(super) const CASES: &[Case] = &[
         weight: REQUIRED,
         needs: NEEDS,
         phases: |_| {
-            let all = || policy("x", "p", json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{}]}));
+            let all =
+                || policy("x", "p", json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{}]}));
             let none = || policy("x", "p", json!({"podSelector": {}, "policyTypes": ["Ingress"]}));
             vec![
                 phase("allows all", vec![all()]),
@@ -342,7 +343,10 @@ pub(super) const CASES: &[Case] = &[
         weight: REQUIRED,
         needs: NEEDS,
         phases: |_| {
-            let long = format!("{}.policy", vec!["a2345678901234567890"; 12].join(".")).chars().take(253).collect::<String>();
+            let long = format!("{}.policy", vec!["a2345678901234567890"; 12].join("."))
+                .chars()
+                .take(253)
+                .collect::<String>();
             let close = format!("{long}.b");
             vec![phase(
                 "two policies whose names begin alike",

@@ -120,7 +120,8 @@ pub async fn run_random(live: &mut Live, name: &str, seed: u64) -> Outcome {
     let about = "random policies";
     let actions = random::policies(&live.world, seed);
     outcome.notes.push(format!("--seed {seed} --random 1 makes the same policies again"));
-    let ended = step(live, &Phase { about, actions: actions.clone(), ask: Ask::Everything }, &mut outcome).await;
+    let ended =
+        step(live, &Phase { about, actions: actions.clone(), ask: Ask::Everything }, &mut outcome).await;
     if !outcome.differences.is_empty() {
         for action in &actions {
             if let Action::Policy { namespace, name, spec, .. } = action {

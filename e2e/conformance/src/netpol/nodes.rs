@@ -49,7 +49,11 @@ pub(super) const CASES: &[Case] = &[
                 },
                 Phase {
                     about: "a policy for all pods of z does not select those in its nodes' network",
-                    actions: vec![policy("z", "deny", json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}))],
+                    actions: vec![policy(
+                        "z",
+                        "deny",
+                        json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}),
+                    )],
                     ask: Ask::Between(vec!["hosts -> y/a", "hosts -> y/b", "y/a -> hosts", "y/b -> hosts"]),
                 },
             ]

@@ -49,7 +49,12 @@ pub(super) const CASES: &[Case] = &[
         statements: &["N53"],
         weight: REQUIRED,
         needs: NEEDS,
-        phases: |_| each(vec![("a number that no container declares beside one that it serves", on(json!([{"port": 9999}, {"port": 8081}])))]),
+        phases: |_| {
+            each(vec![(
+                "a number that no container declares beside one that it serves",
+                on(json!([{"port": 9999}, {"port": 8081}])),
+            )])
+        },
     },
     Case {
         name: "port-ranges",
@@ -61,7 +66,10 @@ pub(super) const CASES: &[Case] = &[
                 ("both ends are in it", on(json!([{"port": 8080, "endPort": 8081}]))),
                 ("it ends before", on(json!([{"port": 8000, "endPort": 8080}]))),
                 ("it begins after", on(json!([{"port": 8081, "endPort": 65535}]))),
-                ("one port, and ranges that overlap", on(json!([{"port": 8081, "endPort": 8081}, {"port": 8081, "endPort": 9000}]))),
+                (
+                    "one port, and ranges that overlap",
+                    on(json!([{"port": 8081, "endPort": 8081}, {"port": 8081, "endPort": 9000}])),
+                ),
                 ("egress, UDP", out(json!([{"port": 8080, "endPort": 8090, "protocol": "UDP"}]))),
             ])
         },
@@ -75,7 +83,10 @@ pub(super) const CASES: &[Case] = &[
             vec![
                 phase(
                     "a name is each pod's own number",
-                    vec![policy("x", "p", on(json!([{"port": "web"}]))), policy("z", "p", on(json!([{"port": "web"}])))],
+                    vec![
+                        policy("x", "p", on(json!([{"port": "web"}]))),
+                        policy("z", "p", on(json!([{"port": "web"}]))),
+                    ],
                 ),
                 phase(
                     "a name with another protocol, and one that nobody has",
@@ -86,7 +97,10 @@ pub(super) const CASES: &[Case] = &[
                 ),
                 phase(
                     "UDP by name",
-                    vec![policy("x", "p", on(json!([{"port": "dns", "protocol": "UDP"}]))), Action::NoPolicy { namespace: "z", name: "p".into() }],
+                    vec![
+                        policy("x", "p", on(json!([{"port": "dns", "protocol": "UDP"}]))),
+                        Action::NoPolicy { namespace: "z", name: "p".into() },
+                    ],
                 ),
             ]
         },
@@ -98,7 +112,10 @@ pub(super) const CASES: &[Case] = &[
         needs: NEEDS,
         phases: |_| {
             vec![
-                phase("without peers: of whoever is asked", vec![policy("x", "p", out(json!([{"port": "web"}])))]),
+                phase(
+                    "without peers: of whoever is asked",
+                    vec![policy("x", "p", out(json!([{"port": "web"}])))],
+                ),
                 phase(
                     "of pods of z alone",
                     vec![policy(

@@ -93,7 +93,9 @@ fn selector(r: &mut Random, key: &str, values: &[&str]) -> Value {
     match r.below(6) {
         0 => json!({}),
         1 | 2 => json!({"matchLabels": {key: r.of(values)}}),
-        3 => json!({"matchExpressions": [{"key": key, "operator": "In", "values": [r.of(values), r.of(values)]}]}),
+        3 => {
+            json!({"matchExpressions": [{"key": key, "operator": "In", "values": [r.of(values), r.of(values)]}]})
+        }
         4 => json!({"matchExpressions": [{"key": key, "operator": "NotIn", "values": [r.of(values)]}]}),
         _ => json!({"matchExpressions": [{"key": key, "operator": r.of(&["Exists", "DoesNotExist"])}]}),
     }

@@ -29,7 +29,9 @@ impl Exec {
             format!("--protocol={}", question.port.protocol.as_str().to_lowercase()),
         ];
         match tokio::time::timeout(SILENCE + TRANSPORT, self.run(&question.client, &command)).await {
-            Err(_) => Answer::Unasked(format!("exec did not end within {} s", (SILENCE + TRANSPORT).as_secs())),
+            Err(_) => {
+                Answer::Unasked(format!("exec did not end within {} s", (SILENCE + TRANSPORT).as_secs()))
+            }
             Ok(Err(error)) => Answer::Unasked(error),
             Ok(Ok((true, _))) => Answer::Connected,
             Ok(Ok((false, said))) => read(&said),

@@ -62,7 +62,12 @@ impl Forward {
     }
 
     /// The body of an answer; `None`: none came in time.
-    pub(super) async fn get(&self, client: &Client, path: &str, patience: Duration) -> Result<Option<String>, String> {
+    pub(super) async fn get(
+        &self,
+        client: &Client,
+        path: &str,
+        patience: Duration,
+    ) -> Result<Option<String>, String> {
         let mut last = String::new();
         // an idle connection may have ended unseen, and so may all of them
         for _ in 0..4 {
@@ -126,7 +131,11 @@ impl Forward {
 }
 
 /// One request, and the body that comes back.
-async fn exchange(mut connection: Connection, client: Client, path: String) -> Result<(Connection, String), String> {
+async fn exchange(
+    mut connection: Connection,
+    client: Client,
+    path: String,
+) -> Result<(Connection, String), String> {
     let request = http::Request::get(path)
         .header("host", format!("localhost:{}", client.port))
         .body(Empty::new())
@@ -136,7 +145,11 @@ async fn exchange(mut connection: Connection, client: Client, path: String) -> R
     let status = answer.status();
     let body = answer.into_body().collect().await.map_err(|e| chain(&e))?.to_bytes();
     let body = String::from_utf8_lossy(&body).into_owned();
-    if status.is_success() { Ok((connection, body)) } else { Err(format!("agnhost says {status}: {}", body.trim())) }
+    if status.is_success() {
+        Ok((connection, body))
+    } else {
+        Err(format!("agnhost says {status}: {}", body.trim()))
+    }
 }
 
 /// What `/dial` says.

@@ -149,7 +149,10 @@ impl Prober {
     /// # Errors
     /// The pod cannot be asked.
     pub async fn hostname(&self, client: &Client) -> Result<String, String> {
-        self.forward.get(client, "/hostname", TRANSPORT).await?.ok_or_else(|| "no answer from its loopback".into())
+        self.forward
+            .get(client, "/hostname", TRANSPORT)
+            .await?
+            .ok_or_else(|| "no answer from its loopback".into())
     }
 
     /// Forgets connections to a pod that is gone.

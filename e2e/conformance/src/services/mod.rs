@@ -61,7 +61,11 @@ struct Served {
 const SERVICES: [&str; 3] = ["spread", "stay", "inside"];
 
 /// Tries the profile in a world, calling `ended` with each case.
-pub async fn run(live: &mut Live, wanted: &(dyn Fn(&str) -> bool + Send + Sync), ended: &(dyn Fn(Outcome) + Send + Sync)) {
+pub async fn run(
+    live: &mut Live,
+    wanted: &(dyn Fn(&str) -> bool + Send + Sync),
+    ended: &(dyn Fn(Outcome) + Send + Sync),
+) {
     let start = Instant::now();
     let blank = || Outcome::new(NAME, "open", &["N1"], true);
     let (served, mut notes) = match set_up(live).await {
@@ -74,13 +78,19 @@ pub async fn run(live: &mut Live, wanted: &(dyn Fn(&str) -> bool + Send + Sync),
     let closed = |c: &Check| settled.differences.iter().any(|d| is_of(d, c));
     let open: Vec<Check> = checks.iter().filter(|c| !closed(c)).cloned().collect();
     for check in checks.iter().filter(|c| closed(c) && !must_be_open(c)) {
-        notes.push(format!("nobody answers without a policy: {} by {} {}, left out", check.pair.from, check.pair.to, check.pair.port));
+        notes.push(format!(
+            "nobody answers without a policy: {} by {} {}, left out",
+            check.pair.from, check.pair.to, check.pair.port
+        ));
     }
     let mut outcome = blank();
     outcome.checks = settled.checks;
     outcome.settled_ms.extend(settled.after.map(|a| a.as_millis() as u64));
-    outcome.differences =
-        checks.iter().filter(|c| must_be_open(c)).flat_map(|c| settled.differences.iter().filter(|d| is_of(d, c)).cloned()).collect();
+    outcome.differences = checks
+        .iter()
+        .filter(|c| must_be_open(c))
+        .flat_map(|c| settled.differences.iter().filter(|d| is_of(d, c)).cloned())
+        .collect();
     outcome.notes = notes;
     outcome.seconds = start.elapsed();
     let strict = live.shared.strict;
@@ -123,7 +133,8 @@ async fn under(
 ) {
     let start = Instant::now();
     let named = |name: &str, required| Outcome::new(NAME, name, policy.statements, required);
-    let (mut required, mut left) = (named(policy.name, true), named(&format!("{}-elsewhere", policy.name), false));
+    let (mut required, mut left) =
+        (named(policy.name, true), named(&format!("{}-elsewhere", policy.name), false));
     let spec = policy.spec(&|word| addresses(live, served, word));
     let action = Action::Policy { namespace: "x", name: policy.name.to_owned(), spec, may_be_refused: false };
     let since = Instant::now();
@@ -131,11 +142,15 @@ async fn under(
         return ended(required.unable(error.to_string()));
     }
     let all = checks(live, served, Some(policy));
-    let all: Vec<Check> =
-        all.into_iter().filter(|c| open.iter().any(|o| o.pair == c.pair && o.question.address == c.question.address)).collect();
+    let all: Vec<Check> = all
+        .into_iter()
+        .filter(|c| open.iter().any(|o| o.pair == c.pair && o.question.address == c.question.address))
+        .collect();
     // each kind waits for its own: what engines may decide is not waited for by what they must
-    let (must, may): (Vec<Check>, Vec<Check>) = all.into_iter().partition(|c| policy.requires(&c.pair.from, &c.pair.to));
-    let (must, may) = tokio::join!(live.settle(policy.about, &must, since), live.settle(policy.about, &may, since));
+    let (must, may): (Vec<Check>, Vec<Check>) =
+        all.into_iter().partition(|c| policy.requires(&c.pair.from, &c.pair.to));
+    let (must, may) =
+        tokio::join!(live.settle(policy.about, &must, since), live.settle(policy.about, &may, since));
     let mut unable = None;
     for (settled, outcome) in [(must, &mut required), (may, &mut left)] {
         outcome.checks = settled.checks;
@@ -161,7 +176,10 @@ async fn under(
 /// The addresses that a policy's word means.
 fn addresses(live: &Live, served: &[Served], word: &str) -> Vec<IpAddr> {
     match word {
-        "services" => served.iter().flat_map(|s| s.cluster_ip.into_iter().chain(s.balancer.into_iter().flatten())).collect(),
+        "services" => served
+            .iter()
+            .flat_map(|s| s.cluster_ip.into_iter().chain(s.balancer.into_iter().flatten()))
+            .collect(),
         _ => live.world.addresses(pod(word)),
     }
 }
@@ -302,8 +320,11 @@ async fn services(live: &Live, v4: bool, notes: &mut Vec<String>) -> Result<Serv
             Err(error) => notes.push(format!("load balancers' addresses are left out: {error}")),
         }
     }
-    let cluster_ip = |service: &Value| text(service, "/spec/clusterIP").parse::<IpAddr>().map_err(|e| e.to_string());
-    let ports = |service: &Value| [0, 1].map(|i| service["spec"]["ports"][i]["nodePort"].as_u64().unwrap_or_default() as u16);
+    let cluster_ip =
+        |service: &Value| text(service, "/spec/clusterIP").parse::<IpAddr>().map_err(|e| e.to_string());
+    let ports = |service: &Value| {
+        [0, 1].map(|i| service["spec"]["ports"][i]["nodePort"].as_u64().unwrap_or_default() as u16)
+    };
     Ok(Served {
         v4,
         cluster_ip: [cluster_ip(&made[0])?, cluster_ip(&made[1])?, cluster_ip(&made[2])?],
@@ -311,4 +332,3 @@ async fn services(live: &Live, v4: bool, notes: &mut Vec<String>) -> Result<Serv
         balancer,
     })
 }
-

@@ -59,19 +59,47 @@ const fn policy(
 
 /// All of them.
 pub const ALL: &[Policy] = &[
-    policy("deny-all", "all pods: nothing in, nothing out", &["N3", "N63", "N71", "N73"], Some(NOTHING), Some(NOTHING), true),
+    policy(
+        "deny-all",
+        "all pods: nothing in, nothing out",
+        &["N3", "N63", "N71", "N73"],
+        Some(NOTHING),
+        Some(NOTHING),
+        true,
+    ),
     policy("by-label", "in and out: pods, by label", &["N20", "N25"], Some(LABELS), Some(LABELS), true),
     policy("by-pod-address", "in and out: pods, by ipBlock", &["N40", "N47"], Some(PODS), Some(PODS), true),
     policy("by-node-address", "in and out: nodes, by ipBlock", &["N40"], Some(NODES), Some(NODES), true),
     policy("deny-ingress", "nothing in", &["N3", "N71"], Some(NOTHING), None, true),
     policy("from-label", "in: clients, by label", &["N20"], Some(&[peers(&["label:client"])]), None, true),
     policy("from-near", "in: near, by ipBlock", &["N40"], Some(&[peers(&["near"])]), None, true),
-    policy("from-node2", "in: the other node, by ipBlock", &["N40", "N71"], Some(&[peers(&["node2"])]), None, true),
+    policy(
+        "from-node2",
+        "in: the other node, by ipBlock",
+        &["N40", "N71"],
+        Some(&[peers(&["node2"])]),
+        None,
+        true,
+    ),
     policy("to-pod-port", "in: to the pod's ports", &["N52", "N63"], Some(POD_PORTS), None, true),
-    policy("to-other-ports", "in: to the Service's ports, the node's and the host's", &["N52", "N63"], Some(OTHER_PORTS), None, true),
+    policy(
+        "to-other-ports",
+        "in: to the Service's ports, the node's and the host's",
+        &["N52", "N63"],
+        Some(OTHER_PORTS),
+        None,
+        true,
+    ),
     policy("deny-egress", "nothing out", &["N3"], None, Some(NOTHING), true),
     policy("to-label", "out: the server, by label", &["N20"], None, Some(&[peers(&["label:server"])]), true),
-    policy("to-services", "out: ClusterIPs and load balancers, by ipBlock", &["N40", "N47"], None, Some(&[peers(&["services"])]), false),
+    policy(
+        "to-services",
+        "out: ClusterIPs and load balancers, by ipBlock",
+        &["N40", "N47"],
+        None,
+        Some(&[peers(&["services"])]),
+        false,
+    ),
     policy("out-to-pod-port", "out: to the pod's ports", &["N52"], None, Some(POD_PORTS), false),
 ];
 
@@ -133,13 +161,18 @@ impl Policy {
 }
 
 fn ports(kind: Kind) -> Vec<Value> {
-    let of = |protocol: &str, first: u16, last: u16| json!({"protocol": protocol, "port": first, "endPort": last});
+    let of =
+        |protocol: &str, first: u16, last: u16| json!({"protocol": protocol, "port": first, "endPort": last});
     let (service, host) = (super::SERVICE_PORT, super::HOST_PORT);
     ["TCP", "UDP"]
         .into_iter()
         .flat_map(|protocol| match kind {
             Kind::Pod => vec![json!({"protocol": protocol, "port": crate::world::FIRST})],
-            Kind::Other => vec![of(protocol, service, service + 1), of(protocol, 30000, 32767), of(protocol, host, host + 1)],
+            Kind::Other => vec![
+                of(protocol, service, service + 1),
+                of(protocol, 30000, 32767),
+                of(protocol, host, host + 1),
+            ],
         })
         .collect()
 }
@@ -184,12 +217,20 @@ mod tests {
         let mut compared = 0;
         for row in text.lines().filter(|l| l.starts_with("| ")) {
             let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-            let Some(line) = lines().iter().find(|l| l.client == cells[1] && l.name.replace(':', " ") == cells[2]) else {
+            let Some(line) =
+                lines().iter().find(|l| l.client == cells[1] && l.name.replace(':', " ") == cells[2])
+            else {
                 continue;
             };
             for (column, cell) in columns.iter().zip(&cells) {
                 if let Some(policy) = ALL.iter().find(|p| p.name == *column) {
-                    assert_eq!(policy.allows(line), *cell == "yes", "{} {} under {column}", line.client, line.name);
+                    assert_eq!(
+                        policy.allows(line),
+                        *cell == "yes",
+                        "{} {} under {column}",
+                        line.client,
+                        line.name
+                    );
                     compared += 1;
                 }
             }
@@ -200,7 +241,10 @@ mod tests {
     #[test]
     fn the_evaluators_rules_hold_for_the_others() {
         assert!(allowed("deny-all").iter().all(|l| l.starts_with("server") || l.starts_with("node1")));
-        assert!(allowed("to-services").iter().all(|l| l.starts_with("server") || l.starts_with("node")), "(N47)");
+        assert!(
+            allowed("to-services").iter().all(|l| l.starts_with("server") || l.starts_with("node")),
+            "(N47)"
+        );
         assert!(allowed("from-near").contains(&"near clusterip".to_owned()));
         assert!(!allowed("from-near").contains(&"far clusterip".to_owned()));
     }

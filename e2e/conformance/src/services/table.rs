@@ -67,7 +67,9 @@ fn line(text: &str) -> Option<Line> {
         ["clusterip"] => Way::ClusterIp,
         ["internal"] => Way::Internal,
         ["hostport"] => Way::HostPort,
-        ["nodeport", policy, node] => Way::NodePort { local: policy == "Local", node: usize::from(node == "node2") },
+        ["nodeport", policy, node] => {
+            Way::NodePort { local: policy == "Local", node: usize::from(node == "node2") }
+        }
         ["loadbalancer", policy] => Way::LoadBalancer { local: policy == "Local" },
         _ => return None,
     };
@@ -89,7 +91,10 @@ mod tests {
     fn all_ways_of_pods_and_nodes_are_read() {
         // near, far and server 9 each, less the one that depends on kube-proxy; node1 and node2 9 each; and MORE
         assert_eq!(lines().len(), 9 + 9 + 8 + 9 + 9 + 3);
-        let far = lines().iter().find(|l| l.client == "far" && l.name == "nodeport:Cluster:node2").expect("it is there");
+        let far = lines()
+            .iter()
+            .find(|l| l.client == "far" && l.name == "nodeport:Cluster:node2")
+            .expect("it is there");
         assert_eq!((far.egress.as_str(), far.ingress.as_str(), far.open), ("server", "node2", true));
         assert_eq!(far.way, Way::NodePort { local: false, node: 1 });
         assert!(!lines().iter().any(|l| l.client == "outside"));
