@@ -21,11 +21,13 @@ use crate::world::{FIRST, PodPlan, Port};
 /// The name of the profile.
 pub const NAME: &str = "churn";
 /// How often each sort of change is done.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 2;
 /// Between two questions of one whose verdict changes.
-const EVERY: Duration = Duration::from_millis(100);
+const EVERY: Duration = Duration::from_millis(150);
+/// So long they go on when one was right.
+const HOLD: Duration = Duration::from_secs(1);
 /// Questions of one sort that may be under way.
-const UNDER_WAY: usize = 20;
+const UNDER_WAY: usize = 40;
 
 /// The cases, with their statements.
 const CASES: [(&str, &[&str]); 5] = [
@@ -268,63 +270,91 @@ async fn enforced(
     let checks = live.checks(&all)?;
     let mut waits = Vec::new();
     for check in &checks {
-        waits.push(first_right(live, check, since));
+        waits.push(watched(live, check, since));
     }
-    let first = futures_util::future::join_all(waits).await;
-    let mut right = true;
-    for (check, after) in checks.iter().zip(first) {
-        outcome.checks += 1;
-        match after {
-            Ok(after) => {
+    for (check, series) in checks.iter().zip(futures_util::future::join_all(waits).await) {
+        outcome.checks += series.len() as u64;
+        match judged(&series, |answer| check.is_right(answer)) {
+            Verdict::RightAfter(after) => {
                 times.add(check.expected.allowed, after);
                 outcome.settled_ms.push(after.as_millis() as u64);
             }
-            Err(Answer::Unasked(why)) => return Err(why),
-            Err(answer) => {
-                right = false;
+            Verdict::WrongAgain(Answer::Unasked(why)) | Verdict::Wrong(Answer::Unasked(why)) => {
+                return Err(why);
+            }
+            Verdict::WrongAgain(answer) => {
+                outcome.differences.push(live.differs(
+                    &format!("{about}: right, and then wrong again"),
+                    check,
+                    &answer,
+                ));
+            }
+            Verdict::Wrong(answer) => {
                 let mut difference = live.differs(about, check, &answer);
                 difference.observed = format!("{answer} after {} s still", live.shared.settle.as_secs());
                 outcome.differences.push(difference);
             }
         }
     }
-    if !right {
-        return Ok(());
-    }
-    let still = live.ask(&checks.iter().collect::<Vec<_>>()).await;
-    for (check, (answer, _)) in checks.iter().zip(still) {
-        outcome.checks += 1;
-        if !check.is_right(&answer) {
-            outcome.differences.push(live.differs(&format!("{about}, a moment later"), check, &answer));
-        }
-    }
     Ok(())
 }
 
-/// Asks every so often, whether the last question was answered or not: when the first right answer came, or of
-/// silence when it was asked for; else the answer that was wrong at last.
-async fn first_right(live: &Live, check: &Check, since: Instant) -> Result<Duration, Answer> {
+/// One question of a series, its times counted from the change.
+struct Asked {
+    at: Duration,
+    answered: Duration,
+    answer: Answer,
+}
+
+/// Asks every so often, whether the last question was answered or not, until one was right and for a while more.
+async fn watched(live: &Live, check: &Check, since: Instant) -> Vec<Asked> {
     let mut under_way = FuturesUnordered::new();
-    let mut last = Answer::Silence;
+    let mut series: Vec<Asked> = Vec::new();
     let mut ticks = tokio::time::interval(EVERY);
+    let mut right = None;
     let ask = || async move {
-        let asked = since.elapsed();
-        (live.shared.prober.ask(&check.question).await, asked)
+        let at = since.elapsed();
+        let answer = live.shared.prober.ask(&check.question).await;
+        Asked { at, answered: since.elapsed(), answer }
     };
     loop {
-        let more = since.elapsed() <= live.shared.settle && under_way.len() < UNDER_WAY;
-        if !more && under_way.is_empty() {
-            return Err(last);
+        let now = since.elapsed();
+        let over = now > live.shared.settle || right.is_some_and(|right| now > right + HOLD);
+        if over && under_way.is_empty() {
+            return series;
         }
         tokio::select! {
-            _ = ticks.tick(), if more => under_way.push(ask()),
-            Some((answer, asked)) = under_way.next(), if !under_way.is_empty() => {
-                if check.is_right(&answer) {
-                    return Ok(if answer.passed() { since.elapsed() } else { asked });
+            _ = ticks.tick(), if !over && under_way.len() < UNDER_WAY => under_way.push(ask()),
+            Some(asked) = under_way.next(), if !under_way.is_empty() => {
+                if right.is_none() && check.is_right(&asked.answer) {
+                    right = Some(asked.answered);
                 }
-                last = answer;
+                series.push(asked);
             }
         }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// So long after the change, and ever since.
+    RightAfter(Duration),
+    /// It was right, and a question that was asked later was not.
+    WrongAgain(Answer),
+    /// It never was.
+    Wrong(Answer),
+}
+
+/// When a series was right: with an answer when that came, with silence when the question was asked, for a packet of
+/// a question that was asked before may have come through later.
+fn judged(series: &[Asked], is_right: impl Fn(&Answer) -> bool) -> Verdict {
+    let time = |asked: &Asked| if asked.answer.passed() { asked.answered } else { asked.at };
+    let Some(right) = series.iter().filter(|a| is_right(&a.answer)).map(time).min() else {
+        return Verdict::Wrong(series.last().map_or(Answer::Silence, |asked| asked.answer.clone()));
+    };
+    match series.iter().find(|a| a.at > right && !is_right(&a.answer)) {
+        Some(wrong) => Verdict::WrongAgain(wrong.answer.clone()),
+        None => Verdict::RightAfter(right),
     }
 }
 
@@ -358,6 +388,32 @@ impl Times {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn asked(at: u64, answered: u64, answer: Answer) -> Asked {
+        Asked { at: Duration::from_millis(at), answered: Duration::from_millis(answered), answer }
+    }
+
+    #[test]
+    fn a_change_is_in_force_from_the_first_right_answer_on() {
+        let said = || Answer::Said("x-a".into());
+        let allowed = |a: &Answer| a.is_right(true, "x-a");
+        let denied = |a: &Answer| a.is_right(false, "x-a");
+        // the first question was repeated by TCP until it came through
+        let series = [asked(200, 210, said()), asked(0, 1000, said())];
+        assert_eq!(judged(&series, allowed), Verdict::RightAfter(Duration::from_millis(210)));
+        let series = [asked(0, 10, said()), asked(150, 5150, Answer::Silence)];
+        assert_eq!(judged(&series, denied), Verdict::RightAfter(Duration::from_millis(150)));
+    }
+
+    #[test]
+    fn right_and_then_wrong_is_wrong() {
+        let said = || Answer::Said("x-a".into());
+        let series =
+            [asked(150, 5150, Answer::Silence), asked(300, 310, said()), asked(450, 5450, Answer::Silence)];
+        assert_eq!(judged(&series, |a| a.is_right(false, "x-a")), Verdict::WrongAgain(said()));
+        assert_eq!(judged(&series[1..2], |a| a.is_right(false, "x-a")), Verdict::Wrong(said()));
+        assert_eq!(judged(&[], |a| a.is_right(false, "x-a")), Verdict::Wrong(Answer::Silence));
+    }
 
     #[test]
     fn percentiles_are_those_of_the_nearest_rank() {

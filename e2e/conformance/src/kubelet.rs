@@ -21,7 +21,7 @@ const SORTS: [&str; 4] = ["http", "tcp", "exec", "grpc"];
 /// So long they are watched under the policy.
 const WATCHED: Duration = Duration::from_secs(15);
 /// Within so long a new pod must be ready; the first probes of a pod may come late on a busy node.
-const READY: Duration = Duration::from_secs(90);
+const READY: Duration = Duration::from_secs(180);
 const STATEMENTS: &[&str] = &["N71"];
 
 /// The names of the cases, with statements.

@@ -14,6 +14,8 @@
 //! - [`case`]: what a case consists of; [`netpol`] has those of the profile of that name;
 //! - [`live`]: a world in a cluster; [`probe`]: packets; [`judge`]: expectations;
 
+//! - [`services`], [`kubelet`], [`churn`], [`restart`]: the other profiles; [`steady`]: questions without a pause;
+//! - [`statements`]: which statements of docs/semantics.md are tried, and why others cannot be;
 //! - [`report`]: text, JUnit, JSON; [`run`]: from start to clean-up.
 //!
 //! Nothing here knows of Weir's agent, of nftables or of nodes' insides: what is seen is seen from pods.
@@ -30,5 +32,6 @@ pub mod report;
 pub mod restart;
 pub mod run;
 pub mod services;
+pub mod statements;
 pub mod steady;
 pub mod world;

@@ -10,7 +10,7 @@ use crate::live::{Check, Shared};
 use crate::probe::Answer;
 
 /// Between two askings of one question that was answered. Silence takes its own time.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(300);
 /// Wrong answers of one question that are kept.
 const KEPT: usize = 3;
 

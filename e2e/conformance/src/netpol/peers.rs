@@ -159,7 +159,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "policy-selector-operators",
-        statements: &["N27", "N28"],
+        statements: &["N27"],
         weight: REQUIRED,
         needs: NEEDS,
         phases: |_| {
@@ -181,12 +181,12 @@ pub(super) const CASES: &[Case] = &[
         needs: NEEDS,
         phases: |_| {
             vec![phase(
-                "NotIn of a value that no label can have",
+                "NotIn of a value that no label can have, and of y",
                 vec![stored_policy(
                     "x",
                     "p",
                     from(json!([{"namespaceSelector": {"matchExpressions": [
-                        {"key": "ns", "operator": "NotIn", "values": ["not a label value!"]}]}}])),
+                        {"key": "ns", "operator": "NotIn", "values": ["not a label value!", "y"]}]}}])),
                 )],
             )]
         },
