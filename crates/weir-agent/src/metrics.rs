@@ -68,6 +68,10 @@ struct Contact(Option<Instant>);
 impl Default for Metrics {
     fn default() -> Self {
         let zero = Gauge::default;
+        let mode = Family::<Label, Gauge>::default();
+        for each in Mode::ALL {
+            drop(mode.get_or_create(&Label { mode: each.as_str() }));
+        }
         Metrics {
             events: Counter::default(),
             changes: Counter::default(),
@@ -90,7 +94,7 @@ impl Default for Metrics {
             disk_writes: Counter::default(),
             disk_errors: Counter::default(),
             isolating: zero(),
-            mode: Family::default(),
+            mode,
             contact: Arc::new(Mutex::new(Contact(Some(Instant::now())))),
         }
     }
