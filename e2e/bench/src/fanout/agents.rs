@@ -215,7 +215,7 @@ async fn agent(
             Some(from_controller::What::Commit(commit)) => {
                 commits.send(now())?;
                 turn = None;
-                say.send(what(from_agent::What::Ack(Ack { version: commit.version, problems: Vec::new() })))
+                say.send(what(from_agent::What::Ack(Ack { version: commit.version, ..Ack::default() })))
                     .await?;
             }
             _ => {}
