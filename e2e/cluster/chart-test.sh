@@ -184,6 +184,10 @@ away() {
     expect "node1 has no tables" has_none node1
     expect "node2 has its own" has_table node2
     expect "the release is still there" helm status weir
+    expect "whoever stays after all rolls back" helm rollback weir "$revision"
+    expect "and node1 has a table again" within 20 has_table node1
+    set_mode withdrawn
+    expect "and has none again" within 20 has_none node1
     expect "it is deleted without the hook" helm uninstall weir --no-hooks --wait
     table='80/TCP trial/d
 trial/c drop'
@@ -191,6 +195,7 @@ trial/c drop'
     expect "weir-agent cleanup on node2" in_ns node2 "$AGENT" cleanup
     tables 5 <<<"$open"
 }
+revision=$(helm list -o json | python3 -c 'import json, sys; print(json.load(sys.stdin)[0]["revision"])')
 # its container is not started again; the hook's pod is elsewhere
 kctl cordon node2 >/dev/null
 again node2 kubelet KILL away

@@ -74,6 +74,10 @@ struct Contact(Option<Instant>);
 impl Default for Metrics {
     fn default() -> Self {
         let zero = Gauge::default;
+        let mode = Family::<Label, Gauge>::default();
+        for each in Mode::ALL {
+            drop(mode.get_or_create(&Label { mode: each.as_str() }));
+        }
         Metrics {
             events: Counter::default(),
             changes: Counter::default(),
@@ -99,7 +103,7 @@ impl Default for Metrics {
             denials_logged: Counter::default(),
             denials_suppressed: Counter::default(),
             denials_lost: Counter::default(),
-            mode: Family::default(),
+            mode,
             contact: Arc::new(Mutex::new(Contact(Some(Instant::now())))),
         }
     }

@@ -215,12 +215,8 @@ async fn agent(
             Some(from_controller::What::Commit(commit)) => {
                 commits.send(now())?;
                 turn = None;
-                say.send(what(from_agent::What::Ack(Ack {
-                    version: commit.version,
-                    problems: Vec::new(),
-                    mode: 0,
-                })))
-                .await?;
+                say.send(what(from_agent::What::Ack(Ack { version: commit.version, ..Ack::default() })))
+                    .await?;
             }
             _ => {}
         }

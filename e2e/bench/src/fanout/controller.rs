@@ -21,7 +21,7 @@ use weir_controller::mode::Told;
 use weir_controller::serve::Server;
 use weir_controller::tls::Presented;
 use weir_health::Health;
-use weir_proto::DigestKey;
+use weir_proto::{DigestKey, Mode};
 use weir_source::Update;
 
 use super::{Fanout, enough_descriptors, population};
@@ -90,10 +90,12 @@ async fn start(updates: mpsc::Receiver<(Instant, Update)>) -> Result<(u16, Arc<A
     let metrics = Arc::new(Metrics::new(&mut Registry::default()));
     let synced = Arc::new(AtomicBool::new(false));
     let (calls, heard) = mpsc::channel(1024);
+    let mode = Told { asked: true, mode: Some(Mode::Enforce), ..Told::default() };
     let driver = Driver {
         hub: Hub::new(key),
         updates,
         calls: heard,
+        mode: tokio::sync::watch::channel(mode).1,
         synced: synced.clone(),
         metrics: metrics.clone(),
         namespace: "weir-system".to_owned(),

@@ -343,7 +343,7 @@ pub(super) const CASES: &[Case] = &[
         weight: REQUIRED,
         needs: NEEDS,
         phases: |_| {
-            let long = format!("{}.policy", vec!["a2345678901234567890"; 12].join("."))
+            let long = format!("{}.policy", ["a2345678901234567890"; 12].join("."))
                 .chars()
                 .take(253)
                 .collect::<String>();
