@@ -101,8 +101,6 @@ async fn start(updates: mpsc::Receiver<(Instant, Update)>) -> Result<(u16, Arc<A
         namespace: "weir-system".to_owned(),
         health: Health::new(Duration::from_secs(60)),
         status: tokio::sync::watch::channel(Default::default()).0,
-        // nobody asks for another one
-        mode: tokio::sync::watch::channel(Told { asked: true, ..Told::default() }).1,
     };
     let hub = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     std::thread::Builder::new().name("hub".to_owned()).spawn(move || hub.block_on(driver.run()))?;
