@@ -104,6 +104,7 @@ pub struct Options {
 enum Job {
     Netpol(Case),
     Random(u64),
+    BothWays,
     /// All cases of another profile: they share what they set up.
     Whole(Profile),
 }
@@ -112,7 +113,7 @@ impl Job {
     fn hosts(&self) -> bool {
         match self {
             Job::Netpol(case) => case.needs.hosts,
-            Job::Random(_) => false,
+            Job::Random(_) | Job::BothWays => false,
             Job::Whole(profile) => *profile == Profile::Services,
         }
     }
@@ -185,6 +186,7 @@ pub async fn run(
                     Job::Random(seed) => {
                         keep(netpol::run_random(&mut live, &format!("random-{seed}"), seed).await)
                     }
+                    Job::BothWays => keep(netpol::run_both_ways(&mut live).await),
                     Job::Whole(Profile::Services) => services::run(&mut live, &wanted, &*keep).await,
                     Job::Whole(Profile::Probes) => kubelet::run(&mut live, &wanted, &*keep).await,
                     Job::Whole(Profile::Churn) => churn::run(&mut live, &wanted, &*keep).await,
@@ -238,6 +240,7 @@ fn jobs(options: &Options, profiles: &[Profile]) -> VecDeque<Job> {
     jobs.extend(whole.filter(any).map(Job::Whole));
     if profiles.contains(&Profile::Netpol) {
         jobs.extend(netpol::cases().into_iter().filter(|case| wanted(options, case.name)).map(Job::Netpol));
+        jobs.extend(wanted(options, netpol::BOTH_WAYS.0).then_some(Job::BothWays));
         let random = (0..options.random).map(|n| options.seed.wrapping_add(n));
         jobs.extend(random.filter(|seed| wanted(options, &format!("random-{seed}"))).map(Job::Random));
     }
@@ -378,6 +381,7 @@ pub fn names(profile: Profile) -> Vec<(String, &'static [&'static str], Weight)>
         Profile::Netpol => {
             let mut all: Vec<_> =
                 netpol::cases().into_iter().map(|c| (c.name.to_owned(), c.statements, c.weight)).collect();
+            all.push((netpol::BOTH_WAYS.0.to_owned(), netpol::BOTH_WAYS.1, Weight::Required));
             all.push(("random-SEED".to_owned(), netpol::RANDOM, Weight::Required));
             all
         }
