@@ -3,15 +3,15 @@
 # Its policies are in force (a may reach c at 80/TCP; all else in namespace trial is denied).
 
 WEIR=$(dirname "$AGENT")/weir
-ask() { in_ns fabric "$WEIR" "$1" --kubeconfig "$RUN/pki/admin.kubeconfig" "${@:2}"; }
-# holds EXPRESSION: of the JSON on stdin, which is x
-holds() { python3 -c "import json, sys; x = json.load(sys.stdin); sys.exit(not ($1))"; }
+cli() { in_ns fabric "$WEIR" "$1" --kubeconfig "$RUN/pki/admin.kubeconfig" "${@:2}"; }
+# json_has EXPRESSION: of the JSON on stdin, which is x
+json_has() { python3 -c "import json, sys; x = json.load(sys.stdin); sys.exit(not ($1))"; }
 # code WANTED COMMAND...
 code() { local wanted=$1 got=0; shift; "$@" >"$WORK/answer.txt" 2>&1 || got=$?; [[ $got == "$wanted" ]]; }
 
 # all_pairs TABLE: weir can says of each pair of pods what a table of probe.py says
 all_pairs() {
-    ask can --all --port 80/TCP -n trial -o json | python3 -c '
+    cli can --all --port 80/TCP -n trial -o json | python3 -c '
 import json, sys
 lines = [l.split() for l in sys.argv[1].splitlines()]
 wanted = {(l[0], to): v == "pass" for l in lines[1:] if "/" in l[0] for to, v in zip(lines[0][1:], l[1:]) if v != "." and l[0] != to}
@@ -23,34 +23,34 @@ sys.exit(bool(wrong or len(wanted) < 6))' "$1"
 
 step "weir, of the cluster as it is"
 expect "can: each pair as packets have it" all_pairs "$1"
-expect "can: a Service by its backends" code 0 ask can a svc/c:8000 -n trial
-expect "can: exit code 1 where it is denied" code 1 ask can trial/a trial/d:80
+expect "can: a Service by its backends" code 0 cli can a svc/c:8000 -n trial
+expect "can: exit code 1 where it is denied" code 1 cli can trial/a trial/d:80
 expect "can: names what denies" grep -q 'isolated by .*trial/deny-all' "$WORK/answer.txt"
-expect "can: exit code 2, and near names, for one that is not there" code 2 ask can trial/aa trial/d:80
-explained() { ask explain pod c -n trial -o json | holds '"trial/to-c" in json.dumps(x) and "trial/deny-all" in json.dumps(x)'; }
+expect "can: exit code 2, and near names, for one that is not there" code 2 cli can trial/aa trial/d:80
+explained() { cli explain pod c -n trial -o json | json_has '"trial/to-c" in json.dumps(x) and "trial/deny-all" in json.dumps(x)'; }
 expect "explain: by which policies a pod is isolated" explained
-expect "lint: finds nothing that is an error" code 0 ask lint -A
-expect "graph: an SVG" grep -q '<svg' <(ask graph -n trial -o svg)
-expect "render: what a node's agent has, with its pods" grep -q "$(address a)" <(ask render --node node1)
+expect "lint: finds nothing that is an error" code 0 cli lint -A
+expect "graph: an SVG" grep -q '<svg' <(cli graph -n trial -o svg)
+expect "render: what a node's agent has, with its pods" grep -q "$(address a)" <(cli render --node node1)
 kctl -n trial create secret generic hidden --from-literal=key=not-for-snapshots --dry-run=client -o yaml | kctl apply -f - >/dev/null
 kctl -n trial annotate --overwrite pod a note=not-for-snapshots >/dev/null
-ask snapshot > "$WORK/snapshot.yaml" 2>"$WORK/answer.txt" || cat "$WORK/answer.txt"
-without() { grep -q trial "$2" && ! grep -q "$1" "$2"; }
-expect "snapshot: no secrets, no annotations" without not-for-snapshots "$WORK/snapshot.yaml"
+cli snapshot > "$WORK/snapshot.yaml" 2>"$WORK/answer.txt" || cat "$WORK/answer.txt"
+lacks() { grep -q trial "$2" && ! grep -q "$1" "$2"; }
+expect "snapshot: no secrets, no annotations" lacks not-for-snapshots "$WORK/snapshot.yaml"
 expect "snapshot: answers alike" code 0 "$WEIR" can trial/a trial/c:80 -f "$WORK/snapshot.yaml"
 expect "snapshot: denials as well" code 1 "$WEIR" can trial/a trial/d:80 -f "$WORK/snapshot.yaml"
 cat > "$WORK/new.yaml" <<'Y'
 {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: trial, name: to-c}, spec: {podSelector: {matchLabels: {role: c}}, policyTypes: [Ingress]}}
 Y
-cut() { ask diff -f "$WORK/new.yaml" -o json | holds '[f["change"] for f in x["flows"]] == ["cut"]'; }
-expect "diff: what a policy without its rule cuts" cut
-expect "diff: exit code 1 with --exit-code" code 1 ask diff -f "$WORK/new.yaml" --exit-code
+diff_cuts() { cli diff -f "$WORK/new.yaml" -o json | json_has '[f["change"] for f in x["flows"]] == ["cut"]'; }
+expect "diff: what a policy without its rule cuts" diff_cuts
+expect "diff: exit code 1 with --exit-code" code 1 cli diff -f "$WORK/new.yaml" --exit-code
 policy to-c '{podSelector: {matchLabels: {role: c}}, policyTypes: [Ingress]}'
 tables 15 <<'T'
 80/TCP        trial/c
 trial/a       drop
 T
-expect "applied: weir can says it, too" code 1 ask can trial/a trial/c:80
+expect "applied: weir can says it, too" code 1 cli can trial/a trial/c:80
 policy to-c '{podSelector: {matchLabels: {role: c}}, policyTypes: [Ingress], ingress: [{from: [{podSelector: {matchLabels: {role: a}}}], ports: [{port: 80}]}]}'
 tables 15 <<<"$1"
 # somebody who may see one namespace only
@@ -61,15 +61,15 @@ as_reader() { in_ns fabric "$WEIR" can "$@" --kubeconfig "$WORK/reader.kubeconfi
 expect "with the right to see one namespace: an answer of it" code 0 as_reader a c:80
 expect "which says what was not seen" grep -q 'you may not' "$WORK/answer.txt"
 # packets of the tables above were denied, and controllers' agents tell of them as pods (those of engine.sh do not)
-if kctl get pods -A -l app.kubernetes.io/component=agent -o name | grep -q .; then
-    told() { ask logs -n trial --since 10m -o json | python3 -c '
+if [[ $(kctl get pods -A -l app.kubernetes.io/component=agent -o name) ]]; then
+    logs_tell() { cli logs -n trial --since 10m -o json | python3 -c '
 import json, sys
 lines = [json.loads(line) for line in sys.stdin]
 denied = {(l["from"].get("pod"), l["to"].get("pod"), l["direction"]) for l in lines}
 by = {p for l in lines for p in l["policies"]}
 sys.exit(not (any(d[:2] == ("trial/a", "trial/b") for d in denied) and {"trial/deny-all"} <= by))'; }
-    expect "logs: denied connections, with the policies that isolate" told
-    named() { ask logs -n trial --since 10m | grep -q 'trial/b -> trial/c '; }
-    expect "logs: pods of other nodes by their names of now" named
+    expect "logs: denied connections, with the policies that isolate" logs_tell
+    logs_name() { cli logs -n trial --since 10m | grep "trial/b -> trial/c " >/dev/null; }
+    expect "logs: pods of other nodes by their names of now" logs_name
     expect "logs: nothing for who may not read them" code 2 in_ns fabric "$WEIR" logs --kubeconfig "$WORK/reader.kubeconfig"
 fi

@@ -19,6 +19,9 @@ const AT_ONCE: usize = 160;
 /// How long pods may take until they are ready.
 const READY: Duration = Duration::from_secs(180);
 
+/// And then until they answer on their loopback.
+const LISTENS: Duration = Duration::from_secs(60);
+
 /// What is the same for all worlds of a run.
 pub struct Shared {
     /// The API server.
@@ -130,9 +133,16 @@ impl Live {
         self.world.keep(pod, "Pod");
         let client = self.world.client(alias);
         self.shared.prober.forget(&client);
-        let name = self.shared.prober.hostname(&client).await;
-        self.hostnames
-            .insert(alias.to_owned(), name.map_err(|e| format!("pod {alias} cannot be asked: {e}"))?);
+        let start = Instant::now();
+        let name = loop {
+            // a pod without a readiness probe is ready before it listens
+            match self.shared.prober.hostname(&client).await {
+                Ok(name) => break name,
+                Err(_) if start.elapsed() < LISTENS => tokio::time::sleep(Duration::from_millis(300)).await,
+                Err(error) => return Err(format!("pod {alias} cannot be asked: {error}")),
+            }
+        };
+        self.hostnames.insert(alias.to_owned(), name);
         Ok(())
     }
 

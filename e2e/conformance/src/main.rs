@@ -163,7 +163,8 @@ async fn run_all(args: RunArgs) -> ExitCode {
         result = run::run(&options, &suffix, |outcome| print!("{}", text::case(outcome))) => Some(result),
         () = asked_to_end() => None,
     };
-    if !options.keep {
+    let made = !matches!(&result, Some(Err(error)) if !error.made);
+    if made && !options.keep {
         tidy(&options, &suffix).await;
     }
     match result {

@@ -104,15 +104,26 @@ pub struct Options {
 enum Job {
     Netpol(Case),
     Random(u64),
+    BothWays,
     /// All cases of another profile: they share what they set up.
     Whole(Profile),
 }
 
 impl Job {
+    /// Its profile, and what reports call it if it cannot be tried.
+    fn name(&self) -> (Profile, String) {
+        match self {
+            Job::Netpol(case) => (Profile::Netpol, case.name.to_owned()),
+            Job::Random(seed) => (Profile::Netpol, format!("random-{seed}")),
+            Job::BothWays => (Profile::Netpol, netpol::BOTH_WAYS.0.to_owned()),
+            Job::Whole(profile) => (*profile, "all".to_owned()),
+        }
+    }
+
     fn hosts(&self) -> bool {
         match self {
             Job::Netpol(case) => case.needs.hosts,
-            Job::Random(_) => false,
+            Job::Random(_) | Job::BothWays => false,
             Job::Whole(profile) => *profile == Profile::Services,
         }
     }
@@ -120,8 +131,22 @@ impl Job {
 
 /// Why nothing could be tried at all.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Unable(String);
+#[error("{why}")]
+pub struct Unable {
+    why: String,
+    /// Something was made in the cluster before.
+    pub made: bool,
+}
+
+impl Unable {
+    fn before(why: impl ToString) -> Unable {
+        Unable { why: why.to_string(), made: false }
+    }
+
+    fn after(why: impl ToString) -> Unable {
+        Unable { why: why.to_string(), made: true }
+    }
+}
 
 /// Runs everything that was asked for; calls `told_of` with each case as it ends.
 ///
@@ -133,15 +158,14 @@ pub async fn run(
     told_of: impl Fn(&Outcome) + Send + Sync + 'static,
 ) -> Result<Report, Unable> {
     let start = Instant::now();
-    let api = Api::connect(options.kubeconfig.clone(), options.context.clone())
-        .await
-        .map_err(|error| Unable(error.to_string()))?;
+    let api =
+        Api::connect(options.kubeconfig.clone(), options.context.clone()).await.map_err(Unable::before)?;
     let version = api
         .get("/version")
         .await
-        .map_err(|error| Unable(format!("the API server cannot be asked: {error}")))?;
-    let nodes = nodes(&api, &options.nodes).await.map_err(Unable)?;
-    let sctp = sctp(&api, options, suffix, &nodes).await.map_err(Unable)?;
+        .map_err(|error| Unable::before(format!("the API server cannot be asked: {error}")))?;
+    let nodes = nodes(&api, &options.nodes).await.map_err(Unable::before)?;
+    let sctp = sctp(&api, options, suffix, &nodes).await.map_err(Unable::after)?;
     let shared = Arc::new(Shared {
         prober: Prober::new(&api, options.way),
         api,
@@ -185,6 +209,7 @@ pub async fn run(
                     Job::Random(seed) => {
                         keep(netpol::run_random(&mut live, &format!("random-{seed}"), seed).await)
                     }
+                    Job::BothWays => keep(netpol::run_both_ways(&mut live).await),
                     Job::Whole(Profile::Services) => services::run(&mut live, &wanted, &*keep).await,
                     Job::Whole(Profile::Probes) => kubelet::run(&mut live, &wanted, &*keep).await,
                     Job::Whole(Profile::Churn) => churn::run(&mut live, &wanted, &*keep).await,
@@ -196,16 +221,32 @@ pub async fn run(
     }
     let mut first = None;
     while let Some(ended) = workers.join_next().await {
-        let (index, live) = ended.map_err(|e| Unable(e.to_string()))?.map_err(Unable)?;
-        if index == 0 {
-            first = Some(live);
+        match ended.map_err(Unable::after)? {
+            Ok((0, live)) => first = Some(live),
+            Ok(_) => {}
+            // the others do its part, as far as they can
+            Err(why) => keep(Outcome::new("setup", "world", &[], true).unable(why)),
         }
     }
-    let mut live = first.ok_or_else(|| Unable("no world came about".into()))?;
-    let families = live.world.families.clone();
+    let left: Vec<Job> = queue.lock().expect("not poisoned").drain(..).collect();
+    for job in left {
+        let (profile, name) = job.name();
+        keep(
+            Outcome::new(profile.as_str(), &name, &[], true)
+                .unable("the world that it needs did not come about"),
+        );
+    }
+    let families = first.as_ref().map(|live| live.world.families.clone()).unwrap_or_default();
     // alone, for it would disturb the others
-    if profiles.contains(&Profile::Restart) {
-        restart::run(&mut live, &options.engine, &*keep).await;
+    if profiles.contains(&Profile::Restart)
+        && names(Profile::Restart).iter().any(|(name, ..)| wanted(&options, name))
+    {
+        match &mut first {
+            Some(live) => restart::run(live, &options.engine, &*keep).await,
+            None => {
+                keep(Outcome::new(restart::NAME, "all", &[], true).unable("there is no world to try it in"))
+            }
+        }
     }
     let cases = std::mem::take(&mut *done.lock().expect("not poisoned"));
     Ok(Report {
@@ -238,6 +279,7 @@ fn jobs(options: &Options, profiles: &[Profile]) -> VecDeque<Job> {
     jobs.extend(whole.filter(any).map(Job::Whole));
     if profiles.contains(&Profile::Netpol) {
         jobs.extend(netpol::cases().into_iter().filter(|case| wanted(options, case.name)).map(Job::Netpol));
+        jobs.extend(wanted(options, netpol::BOTH_WAYS.0).then_some(Job::BothWays));
         let random = (0..options.random).map(|n| options.seed.wrapping_add(n));
         jobs.extend(random.filter(|seed| wanted(options, &format!("random-{seed}"))).map(Job::Random));
     }
@@ -378,6 +420,7 @@ pub fn names(profile: Profile) -> Vec<(String, &'static [&'static str], Weight)>
         Profile::Netpol => {
             let mut all: Vec<_> =
                 netpol::cases().into_iter().map(|c| (c.name.to_owned(), c.statements, c.weight)).collect();
+            all.push((netpol::BOTH_WAYS.0.to_owned(), netpol::BOTH_WAYS.1, Weight::Required));
             all.push(("random-SEED".to_owned(), netpol::RANDOM, Weight::Required));
             all
         }

@@ -343,11 +343,11 @@ pub(super) const CASES: &[Case] = &[
         weight: REQUIRED,
         needs: NEEDS,
         phases: |_| {
-            let long = format!("{}.policy", ["a2345678901234567890"; 12].join("."))
-                .chars()
-                .take(253)
-                .collect::<String>();
-            let close = format!("{long}.b");
+            // 253 characters, the most that there may be, and but for the last one the same
+            let (long, close) = {
+                let begin = ["a2345678901234567890"; 12].join(".");
+                (format!("{begin}.p"), format!("{begin}.b"))
+            };
             vec![phase(
                 "two policies whose names begin alike",
                 vec![
@@ -358,7 +358,7 @@ pub(super) const CASES: &[Case] = &[
                     ),
                     policy(
                         "x",
-                        &close.chars().take(253).collect::<String>(),
+                        &close,
                         json!({"podSelector": {"matchLabels": {"pod": "b"}}, "policyTypes": ["Egress"]}),
                     ),
                 ],

@@ -9,10 +9,12 @@ mod random;
 
 use std::time::Instant;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use weir_compiler::object::Protocol;
 
 use crate::case::{Action, Ask, Case, Needs, Phase, Weight, pairs};
 use crate::live::{Live, told};
+use crate::probe::Answer;
 use crate::report::Outcome;
 use crate::world::World;
 
@@ -138,4 +140,49 @@ pub async fn run_random(live: &mut Live, name: &str, seed: u64) -> Outcome {
         Some(Err(unable)) => outcome.unable(unable),
         _ => outcome.judged(live.shared.strict),
     }
+}
+
+/// The name and the statements of the case that asks in both ways.
+pub const BOTH_WAYS: (&str, &[&str]) = ("asked-in-both-ways", &["N1", "N3"]);
+
+/// Asks the same by forwarded port and by exec: the one must say what the other does.
+pub async fn run_both_ways(live: &mut Live) -> Outcome {
+    let mut outcome = Outcome::new(NAME, BOTH_WAYS.0, BOTH_WAYS.1, true);
+    let start = Instant::now();
+    let deny = json!({"podSelector": {}, "policyTypes": ["Ingress"]});
+    let few = Phase {
+        about: "ingress to x denied",
+        actions: vec![policy("x", "deny", deny)],
+        ask: Ask::Between(vec!["x/a -> y/a", "y/a -> x/a", "y/a -> x/b", "x/b -> z/a"]),
+    };
+    let mut ended = step(live, &few, &mut outcome).await;
+    if ended.is_none() && outcome.differences.is_empty() {
+        ended = otherwise(live, &few, &mut outcome).await.err().map(Err);
+    }
+    if let Err(error) = live.reset().await {
+        ended = Some(Err(told(error)));
+    }
+    outcome.seconds = start.elapsed();
+    match ended {
+        Some(Err(unable)) => outcome.unable(unable),
+        _ => outcome.judged(live.shared.strict),
+    }
+}
+
+async fn otherwise(live: &Live, phase: &Phase, outcome: &mut Outcome) -> Result<(), String> {
+    for check in live
+        .checks(&pairs(&live.world, &phase.ask))?
+        .iter()
+        .filter(|c| c.pair.port.protocol != Protocol::Sctp)
+    {
+        let answer = live.shared.prober.ask_otherwise(&check.question).await;
+        outcome.checks += 1;
+        if let Answer::Unasked(why) = answer {
+            return Err(why);
+        }
+        if !check.is_right(&answer) {
+            outcome.differences.push(live.differs("asked in the other way", check, &answer));
+        }
+    }
+    Ok(())
 }

@@ -135,6 +135,11 @@ async fn under(
     let named = |name: &str, required| Outcome::new(NAME, name, policy.statements, required);
     let (mut required, mut left) =
         (named(policy.name, true), named(&format!("{}-elsewhere", policy.name), false));
+    if let Some(word) = policy.lacks(&|word| addresses(live, served, word)) {
+        let why = format!("{word} has no address that is known here");
+        ended(required.skipped(why.clone()));
+        return ended(left.skipped(why));
+    }
     let spec = policy.spec(&|word| addresses(live, served, word));
     let action = Action::Policy { namespace: "x", name: policy.name.to_owned(), spec, may_be_refused: false };
     let since = Instant::now();

@@ -124,7 +124,14 @@ impl Policy {
         }
     }
 
-    /// Its `spec`. `addresses` tells those of a word.
+    /// The word of a peer that has no address here: the policy would mean something else without it.
+    pub fn lacks(&self, addresses: &dyn Fn(&str) -> Vec<IpAddr>) -> Option<&'static str> {
+        let rules = [self.ingress, self.egress].into_iter().flatten().flatten();
+        let words = rules.flat_map(|rule| rule.peers.iter().copied());
+        words.filter(|word| !word.starts_with("label:")).find(|word| addresses(word).is_empty())
+    }
+
+    /// Its `spec`. `addresses` tells those of a word; see [`Policy::lacks`].
     pub fn spec(&self, addresses: &dyn Fn(&str) -> Vec<IpAddr>) -> Value {
         let peer = |word: &str| -> Vec<Value> {
             match word {
@@ -247,6 +254,17 @@ mod tests {
         );
         assert!(allowed("from-near").contains(&"near clusterip".to_owned()));
         assert!(!allowed("from-near").contains(&"far clusterip".to_owned()));
+    }
+
+    #[test]
+    fn a_policy_whose_peers_have_no_address_is_not_made() {
+        let policy = |name: &str| ALL.iter().find(|p| p.name == name).expect("a policy");
+        let some =
+            |word: &str| if word == "node2" { vec![] } else { vec!["10.0.0.1".parse().expect("an address")] };
+        assert_eq!(policy("from-node2").lacks(&some), Some("node2"));
+        assert_eq!(policy("by-node-address").lacks(&some), Some("node2"));
+        assert_eq!(policy("by-label").lacks(&some), None);
+        assert_eq!(policy("from-near").lacks(&some), None);
     }
 
     #[test]
