@@ -132,6 +132,8 @@ pub(crate) struct Cluster {
     pub(crate) default_namespace: String,
     /// It comes from an API server.
     pub(crate) live: bool,
+    /// What agents are told to do with policies, if that was asked for and is known.
+    pub(crate) mode: Option<String>,
     pub(crate) places: BTreeMap<ObjectKey, Place>,
     pub(crate) namespaces: BTreeMap<String, Labels>,
     /// Policies that cannot be read on the outside: they allow nothing.
@@ -184,6 +186,7 @@ impl Cluster {
             nodes: std::mem::take(&mut inventory.nodes),
             default_namespace: namespace,
             live,
+            mode: None,
             places: places.map(|(id, at)| (id.key, at)).collect(),
             namespaces: BTreeMap::new(),
             closed: BTreeSet::new(),

@@ -15,7 +15,7 @@ use serde::Serialize;
 use weir_compiler::policy::ReadPolicy;
 use weir_source::cluster::Options;
 use weir_source::inventory::live::{self, Wanted};
-use weir_source::status::{CONFIG_MAP, SILENT, Status as Told};
+use weir_source::status::{CONFIG_MAP, MODE_CONFIG_MAP, SILENT, Status as Told};
 
 use crate::cluster::{Cluster, PodState};
 use crate::input::Input;
@@ -119,11 +119,7 @@ impl Status {
                  pods of its namespace"
             );
         };
-        let namespace = namespace.pod.key.namespace.clone();
-        let options =
-            Options { kubeconfig: self.input.kubeconfig.clone(), context: self.input.context.clone() };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let told = runtime.block_on(live::config_map(options, &namespace, CONFIG_MAP));
+        let told = config_map(&self.input, &namespace.pod.key.namespace, CONFIG_MAP)?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let (told, why) = match told {
             Ok(told) => (told.unwrap_or_default(), None),
@@ -140,6 +136,22 @@ impl Status {
         out.flush()?;
         Ok(ExitCode::from(u8::from(!report.ok)))
     }
+}
+
+type Asked = std::result::Result<Option<BTreeMap<String, String>>, live::Error>;
+
+/// What a ConfigMap says, with the rights of who asks.
+fn config_map(input: &Input, namespace: &str, name: &str) -> Result<Asked> {
+    let options = Options { kubeconfig: input.kubeconfig.clone(), context: input.context.clone() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(live::config_map(options, namespace, name)))
+}
+
+/// What agents are told to do with policies; `None`: there is no Weir, or who asks may not know.
+pub(crate) fn mode_of(cluster: &Cluster, input: &Input) -> Option<String> {
+    let agent = parts(cluster, "agent").next().filter(|_| cluster.live)?;
+    let told = config_map(input, &agent.pod.key.namespace, MODE_CONFIG_MAP).ok()?.ok()??;
+    told.get("mode").map(|mode| mode.trim().to_owned())
 }
 
 /// Weir's pods of a component.

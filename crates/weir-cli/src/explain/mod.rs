@@ -28,6 +28,7 @@ use weir_source::inventory::live::Wanted;
 
 use crate::ends::{self, Name};
 use crate::input::Input;
+use crate::status::mode_of;
 use crate::term::{Paint, escape_json, note};
 use crate::workloads;
 
@@ -91,6 +92,7 @@ impl Explain {
         cluster.need_pods()?;
         cluster.own_node = self.pod_to_own_node;
         cluster.tell();
+        cluster.mode = mode_of(&cluster, &self.input);
         let text = name(&self.what)?;
         let name = match ends::parse(&cluster, &text, &cluster.default_namespace)? {
             name @ (Name::Pod(_) | Name::Workload(..) | Name::Namespace(_)) => name,

@@ -463,6 +463,13 @@ fn enforcement(cluster: &Cluster, state: &PodState) -> Enforcement {
         return says(None, "no weir-agent is among what was read");
     }
     match agents.find(|p| p.pod.node.as_ref() == Some(name)) {
+        Some(_) if cluster.mode.as_deref().is_some_and(|mode| mode != "enforce") => {
+            let mode = cluster.mode.as_deref().unwrap_or_default();
+            says(
+                Some(false),
+                &format!("the mode of the cluster is {mode}: no policy is in force (ConfigMap weir-mode)"),
+            )
+        }
         Some(agent) if agent.details.ready && agent.out.is_none() => {
             says(Some(true), &format!("{} is ready", agent.name()))
         }
@@ -470,5 +477,36 @@ fn enforcement(cluster: &Cluster, state: &PodState) -> Enforcement {
             says(Some(false), &format!("{} is not ready: what it enforced last stays", agent.name()))
         }
         None => says(Some(false), "no weir-agent runs on it: nothing is enforced there"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::Input;
+    use weir_compiler::object::ObjectKey;
+    use weir_source::inventory::live::Wanted;
+
+    const PODS: &str = "
+{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: a}, spec: {nodeName: n1}, status: {phase: Running, podIP: 10.0.0.1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: w, namespace: weir-system, labels: {app.kubernetes.io/name: weir,
+ app.kubernetes.io/component: agent}}, spec: {nodeName: n1, hostNetwork: true}, status: {phase: Running, podIP: 10.0.0.2,
+ conditions: [{type: Ready, status: \"True\"}]}}
+";
+
+    #[test]
+    fn an_agent_that_is_ready_enforces_unless_the_mode_is_another() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("pods.yaml");
+        std::fs::write(&file, PODS).expect("a file");
+        let input = Input { files: vec![file], ..Input::default() };
+        let mut cluster = input.load(Wanted::ALL).expect("objects");
+        for (mode, enforced) in [(None, true), (Some("enforce"), true), (Some("off"), false)] {
+            cluster.mode = mode.map(str::to_owned);
+            let said = enforcement(&cluster, &cluster.pods[&ObjectKey::new("a", "p")]);
+            assert_eq!(said.enforced, Some(enforced), "{said:?}");
+            assert_eq!(said.why.contains("the mode of the cluster is off"), !enforced, "{said:?}");
+        }
     }
 }
