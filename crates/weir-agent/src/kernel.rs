@@ -7,6 +7,7 @@ use weir_dataplane::{TABLE, TABLES};
 use weir_nft::{ApplyError, DumpError, IpsetError, Nft, OpenError};
 
 use crate::backend::{Backend, DESTROY_PAUSE, SetBackend, destroy_all};
+use crate::engines::Traces;
 
 /// The kernel did not become equal to the plan.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +116,11 @@ impl Kernel {
         let ops = vec![Op::AddTable, Op::AddChain { chain, hook }, Op::DeleteTable];
         let probe = Transaction { family, table: "weir_probe".to_owned(), ops };
         !matches!(self.nft.apply(&[probe]), Err(ApplyError::Refused { .. }))
+    }
+
+    /// What other engines have in the kernel.
+    pub fn traces(&mut self) -> Traces {
+        Traces::read(&mut self.nft)
     }
 
     /// Makes the kernel equal to `plan`: of [`TABLES`], those that are in it. `pending` is what

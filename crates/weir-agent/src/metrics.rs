@@ -6,10 +6,13 @@ use std::time::Instant;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use weir_compiler::slice::NodeSlice;
+
+use crate::bypass;
 
 const PREFIX: &str = "weir_agent";
 
@@ -50,6 +53,8 @@ pub struct Metrics {
     pub disk_errors: Counter,
     /// Pods are isolated after a reboot.
     pub isolating: Gauge,
+    /// Other engines, and what takes packets past the rules.
+    neighbours: Family<[(&'static str, &'static str); 1], Gauge>,
     contact: Arc<Mutex<Contact>>,
 }
 
@@ -60,7 +65,12 @@ struct Contact(Option<Instant>);
 impl Default for Metrics {
     fn default() -> Self {
         let zero = Gauge::default;
+        let neighbours = Family::<_, Gauge>::default();
+        for engine in bypass::names() {
+            neighbours.get_or_create(&[("engine", engine)]).set(0);
+        }
         Metrics {
+            neighbours,
             events: Counter::default(),
             changes: Counter::default(),
             received_bytes: Counter::default(),
@@ -109,6 +119,8 @@ impl Metrics {
         );
         all.register("errors", "Attempts to bring the kernel into step that failed", self.errors.clone());
         all.register("policies_closed", "Policies that the kernel refuses, closed", self.closed.clone());
+        let help = "1 while there are traces of another engine on this node";
+        all.register("neighbour", help, self.neighbours.clone());
         if controller {
             let help = "Changes received from controllers, as encoded";
             all.register_with_unit("received", help, Unit::Bytes, self.received_bytes.clone());
@@ -148,6 +160,11 @@ impl Metrics {
         set(&self.rules, slice.rules.len());
         set(&self.peer_sets, slice.peer_sets.len());
         set(&self.members, slice.peer_sets.values().map(|set| set.members.len()).sum());
+    }
+
+    /// Whether another engine is to be seen, of those in [`bypass::names`].
+    pub fn neighbour(&self, engine: &'static str, seen: bool) {
+        self.neighbours.get_or_create(&[("engine", engine)]).set(seen.into());
     }
 
     /// A controller is followed.
