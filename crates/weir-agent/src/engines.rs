@@ -95,7 +95,7 @@ const ENGINES: [Engine; 7] = [
         tables: &["kindnet-network-policies"],
         ipsets: &[],
         links: &[],
-        advice: "run kindnetd with --network-policy=false, or in kind another network plugin",
+        advice: "in kind, set disableDefaultCNI and use another network plugin, or know that both drop",
     },
 ];
 

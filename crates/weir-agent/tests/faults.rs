@@ -216,7 +216,8 @@ fn what_the_kernel_lacks_is_named_with_what_brings_it() {
             let Op::AddRule { rule, .. } = op else { return false };
             rule.exprs.iter().any(|expr| matches!(expr, Expr::Ct { key: k, .. } if *k == key))
         }
-        let cases: [(fn(&Op) -> bool, &[&str]); 4] = [
+        type Case = (fn(&Op) -> bool, &'static [&'static str]);
+        let cases: [Case; 4] = [
             (|op| has(op, CtKey::State), &["ct state", "modprobe nft_ct"]),
             (|op| has(op, CtKey::Mark), &["ct mark", "CONFIG_NF_CONNTRACK_MARK"]),
             (|op| matches!(op, Op::AddSet { decl, .. } if decl.interval), &["ranges of addresses"]),
