@@ -24,6 +24,7 @@ use crate::bridge;
 use crate::bypass;
 use crate::controller::{Ack, Commit, Told};
 use crate::enforce::enforce;
+use crate::engines::Traces;
 use crate::inflow::News;
 use crate::isolation::Isolation;
 use crate::kernel::{Done, Error, Kernel};
@@ -69,10 +70,12 @@ pub(crate) struct Agent {
     unfiltered: BTreeSet<String>,
     /// Policies of which the kernel refuses something, and what.
     closed: BTreeMap<ObjectKey, String>,
-    /// What has been said of what takes packets past the rules.
-    bypass: BTreeSet<&'static str>,
     /// What has been said of programs that change the tables, and when.
     others: BTreeMap<String, Instant>,
+    /// What has been said of what takes packets past the rules, and of other engines.
+    bypass: bypass::Said,
+    /// What other engines had in the kernel when it was last looked at.
+    traces: Traces,
     /// The last error, so that it is said once and not at each attempt.
     failing: Option<String>,
     pub(crate) health: Health,
@@ -128,8 +131,9 @@ impl Agent {
             problems: BTreeMap::new(),
             unfiltered: BTreeSet::new(),
             closed: BTreeMap::new(),
-            bypass: BTreeSet::new(),
             others: BTreeMap::new(),
+            bypass: bypass::Said::default(),
+            traces: Traces::default(),
             failing: None,
             health,
             metrics,
@@ -440,12 +444,11 @@ impl Agent {
         })
     }
 
-    /// Once for each, however often it comes and goes.
+    /// What is new of what takes packets past the rules, and of other engines.
     pub(crate) fn report_bypass(&mut self, links: &LinkTable) {
-        for (what, warning) in bypass::seen(links) {
-            if self.bypass.insert(what) {
-                tracing::warn!("{warning}");
-            }
+        for (what, warning) in self.bypass.begun(bypass::seen(links, &self.traces)) {
+            tracing::warn!("{warning}");
+            self.metrics.neighbour(what, true);
         }
     }
 
@@ -464,6 +467,16 @@ impl Agent {
             );
             self.others.insert(name, Instant::now());
         }
+    }
+
+    /// The same, after a look at the kernel, and what has gone.
+    pub(crate) fn look_for_bypass(&mut self, links: &LinkTable) {
+        self.traces = self.kernel.traces();
+        for gone in self.bypass.gone(&bypass::seen(links, &self.traces)) {
+            tracing::info!("of {gone} nothing is to be seen on this node any more");
+            self.metrics.neighbour(gone, false);
+        }
+        self.report_bypass(links);
     }
 
     pub(crate) fn revoke(&mut self, step: revoke::Step, links: &Watcher) {

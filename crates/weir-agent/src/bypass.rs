@@ -1,12 +1,15 @@
-//! What on this node takes packets of pods past Weir's chains: said plainly, once, and nothing more.
+//! What on this node takes packets of pods past Weir's chains, or judges them as well: said plainly, once each time
+//! that it begins, and nothing more.
 //!
-//! Only what can be seen without further rights is looked at: names of links, and the list of IPVS
-//! services of this network namespace. Neither is proof that a given packet goes that way.
+//! Only what can be seen without further rights is looked at: names of links, the list of IPVS services of this
+//! network namespace, and what other engines have in the kernel ([`engines`]). None of it is proof that a given packet
+//! goes that way. Links are looked at when they change, all else at the start and once a minute.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 
+use crate::engines::{self, Traces};
 use crate::links::LinkTable;
 
 /// The services of IPVS, each line with one after three of a heading. Of the thread, for tests are in
@@ -17,9 +20,9 @@ const IPVS_LINK: &str = "kube-ipvs0";
 const CILIUM_LINKS: [&str; 2] = ["cilium_host", "cilium_net"];
 
 /// What is there of that sort, by its name, with what it means and what to do.
-pub fn seen(links: &LinkTable) -> BTreeMap<&'static str, String> {
+pub fn seen(links: &LinkTable, traces: &Traces) -> BTreeMap<&'static str, String> {
     let ipvs = || File::open(IPVS).is_ok_and(has_services);
-    let mut found = BTreeMap::new();
+    let mut found = engines::seen(traces, links);
     let why = if links.has_link(IPVS_LINK) {
         Some(format!("there is an interface {IPVS_LINK}"))
     } else {
@@ -31,7 +34,7 @@ pub fn seen(links: &LinkTable) -> BTreeMap<&'static str, String> {
              behind it, and ingress policies are not asked for Services whose backend is on the client's node; \
              run kube-proxy in nftables or iptables mode"
         );
-        found.insert("IPVS", warning);
+        found.insert("ipvs", warning);
     }
     if let Some(link) = CILIUM_LINKS.into_iter().find(|link| links.has_link(link)) {
         let warning = format!(
@@ -39,9 +42,31 @@ pub fn seen(links: &LinkTable) -> BTreeMap<&'static str, String> {
              by netfilter and so by all of Weir's rules; let Cilium route by the host's stack \
              (bpf.hostLegacyRouting=true), or let it enforce policies alone"
         );
-        found.insert("Cilium", warning);
+        found.insert("cilium", warning);
     }
     found
+}
+
+/// What has been said, so that it is said once.
+#[derive(Debug, Clone, Default)]
+pub struct Said(BTreeSet<&'static str>);
+
+impl Said {
+    /// Of what is seen now, that of which nothing has been said since it began.
+    pub fn begun(&mut self, now: BTreeMap<&'static str, String>) -> BTreeMap<&'static str, String> {
+        now.into_iter().filter(|(what, _)| self.0.insert(what)).collect()
+    }
+
+    /// What was said and is seen no more: when it comes again, that is news. Asked once a minute, so that what comes and
+    /// goes all the time is no more often in the log.
+    pub fn gone(&mut self, now: &BTreeMap<&'static str, String>) -> Vec<&'static str> {
+        self.0.extract_if(.., |what| !now.contains_key(what)).collect()
+    }
+}
+
+/// All names that [`seen`] may have.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    engines::names().chain(["ipvs", "cilium"])
 }
 
 /// The heading alone is there whenever the module is loaded.
@@ -81,6 +106,25 @@ Prot LocalAddress:Port Scheduler Flags
     }
 
     #[test]
+    fn it_is_said_once_each_time_it_begins() {
+        let now = |what: &[&'static str]| -> BTreeMap<&'static str, String> {
+            what.iter().map(|what| (*what, format!("{what}!"))).collect()
+        };
+        let mut said = Said::default();
+        let names = |begun: BTreeMap<&'static str, String>| begun.into_keys().collect::<Vec<_>>();
+        assert_eq!(names(said.begun(now(&["calico", "ipvs"]))), ["calico", "ipvs"]);
+        assert_eq!(names(said.begun(now(&["calico"]))), [""; 0], "it goes on");
+        assert_eq!(
+            names(said.begun(now(&["calico", "ipvs"]))),
+            [""; 0],
+            "it came back before anybody looked"
+        );
+        assert_eq!(said.gone(&now(&["ipvs"])), ["calico"]);
+        assert_eq!(said.gone(&now(&["ipvs"])), [""; 0]);
+        assert_eq!(names(said.begun(now(&["calico", "ipvs"]))), ["calico"], "it begins again");
+    }
+
+    #[test]
     fn a_loaded_module_is_not_a_service() {
         assert!(!has_services("".as_bytes()));
         assert!(!has_services(HEADING.as_bytes()));
@@ -91,9 +135,10 @@ Prot LocalAddress:Port Scheduler Flags
 
     #[test]
     fn each_engine_is_named_once_by_what_was_seen() {
-        assert_eq!(seen(&with(&["lo", "eth0", "cni0", "veth1", "dummy0"])), BTreeMap::new());
+        let none = Traces::default();
+        assert_eq!(seen(&with(&["lo", "eth0", "cni0", "veth1", "dummy0"]), &none), BTreeMap::new());
         let one = |names: &[&str]| {
-            let warnings = seen(&with(names));
+            let warnings = seen(&with(names), &none);
             assert_eq!(warnings.len(), 1, "{warnings:?}");
             warnings.into_values().next().unwrap()
         };
@@ -106,9 +151,9 @@ Prot LocalAddress:Port Scheduler Flags
             );
         }
         assert!(one(&["cilium_host", "cilium_net", "lxc1"]).contains("cilium_host"));
-        assert_eq!(seen(&with(&["kube-ipvs0", "cilium_host"])).len(), 2);
+        assert_eq!(seen(&with(&["kube-ipvs0", "cilium_host"]), &none).len(), 2);
         let mut gone = with(&["kube-ipvs0"]);
         gone.apply(LinkEvent::LinkGone { index: 1 });
-        assert_eq!(seen(&gone), BTreeMap::new());
+        assert_eq!(seen(&gone, &none), BTreeMap::new());
     }
 }

@@ -7,6 +7,7 @@ use weir_dataplane::{DenialLog, TABLE, TABLES};
 use weir_nft::{ApplyError, DumpError, IpsetError, Nft, OpenError};
 
 use crate::backend::{Backend, DESTROY_PAUSE, SetBackend, destroy_all};
+use crate::engines::Traces;
 
 /// The kernel did not become equal to the plan.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +136,11 @@ impl Kernel {
             Op::DeleteTable,
         ];
         self.nft.apply(&[Transaction { family: Family::Inet, table: "weir_probe".to_owned(), ops }])
+    }
+
+    /// What other engines have in the kernel.
+    pub fn traces(&mut self) -> Traces {
+        Traces::read(&mut self.nft)
     }
 
     /// Makes the kernel equal to `plan`: of [`TABLES`], those that are in it. `pending` is what

@@ -13,6 +13,8 @@ use prometheus_client::registry::{Registry, Unit};
 use weir_compiler::slice::NodeSlice;
 use weir_proto::Mode;
 
+use crate::bypass;
+
 const PREFIX: &str = "weir_agent";
 
 /// All of them. Clones count together.
@@ -59,6 +61,8 @@ pub struct Metrics {
     /// That were not, for somebody was too slow. Of what the kernel itself lost, each time counts as one.
     pub denials_lost: Counter,
     mode: Family<Label, Gauge>,
+    /// Other engines, and what takes packets past the rules.
+    neighbours: Family<[(&'static str, &'static str); 1], Gauge>,
     contact: Arc<Mutex<Contact>>,
 }
 
@@ -78,7 +82,12 @@ impl Default for Metrics {
         for each in Mode::ALL {
             drop(mode.get_or_create(&Label { mode: each.as_str() }));
         }
+        let neighbours = Family::<_, Gauge>::default();
+        for engine in bypass::names() {
+            neighbours.get_or_create(&[("engine", engine)]).set(0);
+        }
         Metrics {
+            neighbours,
             events: Counter::default(),
             changes: Counter::default(),
             received_bytes: Counter::default(),
@@ -137,6 +146,8 @@ impl Metrics {
         all.register("denials_suppressed", help, self.denials_suppressed.clone());
         let help = "Denied packets that were not logged, because standard output or the agent was too slow";
         all.register("denials_lost", help, self.denials_lost.clone());
+        let help = "1 while there are traces of another engine on this node";
+        all.register("neighbour", help, self.neighbours.clone());
         if controller {
             let help = "Changes received from controllers, as encoded";
             all.register_with_unit("received", help, Unit::Bytes, self.received_bytes.clone());
@@ -184,6 +195,11 @@ impl Metrics {
         for mode in Mode::ALL {
             self.mode.get_or_create(&Label { mode: mode.as_str() }).set((mode == is).into());
         }
+    }
+
+    /// Whether another engine is to be seen, of those in [`bypass::names`].
+    pub fn neighbour(&self, engine: &'static str, seen: bool) {
+        self.neighbours.get_or_create(&[("engine", engine)]).set(seen.into());
     }
 
     /// A controller is followed.

@@ -20,6 +20,7 @@ use crate::inflow::Inflow;
 use crate::kernel::Kernel;
 use crate::links::Watcher;
 use crate::metrics::Metrics;
+use crate::needs;
 use crate::ports::Finder;
 use crate::revoke::{self, Revoker};
 use crate::state::{self, Store};
@@ -145,7 +146,7 @@ pub async fn run(options: Options) -> Result<()> {
                 agent.reopen();
                 // nothing tells that a sysctl of the host has changed
                 agent.attach = true;
-                agent.report_bypass(links.table());
+                agent.look_for_bypass(links.table());
             }
             denial = told(&mut denials) => {
                 if let Some(denials) = &mut denials {
@@ -215,6 +216,7 @@ fn before() -> Result<Before> {
     if let Some(judge_mid_stream) = earlier {
         return Ok(Before { installed: true, judge_mid_stream, unused: None });
     }
+    needs::check(&mut nft)?;
     // without ctnetlink nobody can say
     let Ok(mut conntrack) = Conntrack::open() else {
         return Ok(Before { installed: false, judge_mid_stream: false, unused: None });

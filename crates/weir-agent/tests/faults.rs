@@ -183,3 +183,60 @@ fn a_policy_that_the_kernel_refuses_is_closed_and_holds_up_no_other() {
         assert!(!planner.reopen());
     });
 }
+
+/// A kernel without something: refuses every batch with a step of that sort.
+struct Without(fn(&Op) -> bool);
+
+impl Faults for Without {
+    fn batch(&mut self, transactions: &[Transaction]) -> Option<BatchFault> {
+        let ops = transactions
+            .iter()
+            .enumerate()
+            .flat_map(|(t, of)| of.ops.iter().enumerate().map(move |o| (t, o)));
+        let (transaction, (op, _)) = ops.into_iter().find(|(_, (_, op))| (self.0)(op))?;
+        // ENOENT, as the kernel says where it has no module for an expression
+        Some(BatchFault::Refuse(transaction, op, 2))
+    }
+
+    fn dump(&mut self) -> bool {
+        false
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_the_kernel_lacks_is_named_with_what_brings_it() {
+    use weir_agent::needs::check;
+    use weir_dataplane::model::{CtKey, Expr, SetData};
+
+    in_netns(|| {
+        check(&mut Nft::open().unwrap()).unwrap();
+        let ruleset = std::process::Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+        assert!(ruleset.status.success() && ruleset.stdout.is_empty(), "to try leaves nothing: {ruleset:?}");
+
+        fn has(op: &Op, key: CtKey) -> bool {
+            let Op::AddRule { rule, .. } = op else { return false };
+            rule.exprs.iter().any(|expr| matches!(expr, Expr::Ct { key: k, .. } if *k == key))
+        }
+        type Case = (fn(&Op) -> bool, &'static [&'static str]);
+        let cases: [Case; 4] = [
+            (|op| has(op, CtKey::State), &["ct state", "modprobe nft_ct"]),
+            (|op| has(op, CtKey::Mark), &["ct mark", "CONFIG_NF_CONNTRACK_MARK"]),
+            (|op| matches!(op, Op::AddSet { decl, .. } if decl.interval), &["ranges of addresses"]),
+            (
+                |op| matches!(op, Op::AddSet { decl, .. } if decl.data == Some(SetData::Verdict)),
+                &["verdict maps"],
+            ),
+        ];
+        for (lacks, words) in cases {
+            let mut nft = Nft::open().unwrap().with_faults(Box::new(Without(lacks)));
+            let error = check(&mut nft).unwrap_err().to_string();
+            let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+            assert!(error.contains(release.trim()), "{error}");
+            assert!(words.iter().all(|word| error.contains(word)), "{words:?} in {error}");
+            assert_eq!(error.lines().count(), 3, "that, and nothing else: {error}");
+        }
+        let mut nft = Nft::open().unwrap().with_faults(Box::new(Without(|op| matches!(op, Op::AddTable))));
+        assert_eq!(check(&mut nft).unwrap_err().to_string().lines().count(), 9, "everything");
+    });
+}

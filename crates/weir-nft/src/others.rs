@@ -1,7 +1,7 @@
 //! What others made: their chains and rules, seen as far as they can be understood, and taken out one by one.
 //!
 //! ```text
-//!   others()            tables and chains of all families, by name          one dump, whatever is in them
+//!   other_tables(), other_chains(), has_chain()     names, of all families
 //!   other_rules(table)  where a table's rules jump to, and their handles
 //!   take_out(gen, ..)   rules, and whole chains, in one batch: all or nothing, in that generation only
 //! ```
@@ -138,20 +138,46 @@ impl fmt::Display for Removal {
 }
 
 impl Nft {
-    /// The names of all tables, those without chains too, and of all chains, whosever they are. The cost is that of
-    /// the chains' headers, not of their rules or of sets.
-    pub fn others(&mut self) -> Result<(Vec<OtherTable>, Vec<OtherChain>), DumpError> {
+    /// The names of all tables, whosever they are.
+    pub fn other_tables(&mut self) -> Result<Vec<OtherTable>, DumpError> {
         let mut tables = Vec::new();
         self.list("tables", Kind::GetTable, Kind::NewTable, None, &mut tables, |family, attributes, all| {
             all.push(OtherTable { family, name: attributes.value_of(1).map(string).unwrap_or_default() });
         })?;
+        Ok(tables)
+    }
+
+    /// Whether a table has a chain of this name. The cost does not depend on how many it has.
+    pub fn has_chain(&mut self, table: &OtherTable, chain: &str) -> Result<bool, DumpError> {
+        let outcome = self.socket.request(
+            |out, seq| {
+                let start = begin_message(out, Kind::GetChain.message_type(), 0, seq, table.family, 0);
+                put_text(out, 1, &table.name);
+                put_text(out, 3, chain);
+                end_message(out, start);
+            },
+            |_| {},
+        )?;
+        match outcome {
+            Outcome::Done => Ok(true),
+            Outcome::Refused(Errno::ENOENT) | Outcome::Interrupted => Ok(false),
+            Outcome::Refused(errno) => {
+                let what = format!("chain {chain} in table {table}");
+                Err(DumpError::Refused { what, source: errno.into() })
+            }
+        }
+    }
+
+    /// The names of all chains, whosever they are: the cost is that of their headers, tens of milliseconds where
+    /// there are thousands.
+    pub fn other_chains(&mut self) -> Result<Vec<OtherChain>, DumpError> {
         let mut chains = Vec::new();
         self.list("chains", Kind::GetChain, Kind::NewChain, None, &mut chains, |family, attributes, all| {
             let text = |kind| attributes.clone().value_of(kind).map(string).unwrap_or_default();
             let table = OtherTable { family, name: text(1) };
             all.push(OtherChain { table, name: text(3), hooked: attributes.clone().value_of(4).is_some() });
         })?;
-        Ok((tables, chains))
+        Ok(chains)
     }
 
     /// The rules of a table, in their order within each chain. None, if there is no such table.

@@ -295,7 +295,7 @@ pub fn find(nft: &mut Nft) -> Result<Leftovers> {
 
 fn look(nft: &mut Nft, generation: u32) -> Result<Leftovers> {
     let mut found = Leftovers { generation, ..Leftovers::default() };
-    let (_, chains) = nft.others()?;
+    let chains = nft.other_chains()?;
     for family in FAMILIES {
         let table = OtherTable { family, name: FILTER.to_owned() };
         let names: Vec<&str> = chains.iter().filter(|c| c.table == table).map(|c| c.name.as_str()).collect();
