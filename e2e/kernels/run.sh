@@ -123,7 +123,7 @@ if [ "${WEIR_KVM:-}" = 1 ]; then accelerator=kvm; fi
 log=$work/log
 timeout "$timeout" qemu-system-x86_64 -accel $accelerator -cpu max -smp 2 -m "$memory" -nographic -no-reboot -nic none \
     -kernel "$kernel" -initrd "$work/initrd" -append 'console=ttyS0 quiet panic=-1 rdinit=/init' </dev/null 2>&1 |
-    tr -d '\r' | tee "$log" || true
+    stdbuf -oL tr -d '\r' | tee "$log" || true
 grep -aq '^END' "$log" || die "the guest did not come to its end within $timeout s"
 echo "== $release"
 grep -a '^RESULT' "$log" | while read -r _ name code; do
