@@ -16,6 +16,8 @@ use crate::world::{NAMESPACES, PodPlan, World, text};
 
 /// Questions under way at one time, in one world.
 const AT_ONCE: usize = 160;
+/// What is wrong is asked again so often at least: the first time takes long where a machine is busy.
+const ASKED: u32 = 2;
 /// How long pods may take until they are ready.
 const READY: Duration = Duration::from_secs(180);
 
@@ -333,10 +335,11 @@ impl Live {
         let all: Vec<&Check> = checks.iter().collect();
         let (mut pending, mut waited) = (all.clone(), false);
         let mut wrong;
-        let mut last = since;
+        let (mut last, mut asked) = (since, 0);
         loop {
             // the last questions are those that are asked when the time is over, however long others took
-            let over = since.elapsed() > self.shared.settle;
+            let over = since.elapsed() > self.shared.settle && asked >= ASKED;
+            asked += 1;
             wrong = self.ask_for_wrong(&pending, &mut last).await;
             if wrong.is_empty() {
                 if waited {
