@@ -170,38 +170,38 @@ watched
 tables 0 <<<"$holds"
 
 step "uninstalled while one agent is away: it fails, and names the node"
-away() {
-    kill_agent node2
-    local code=0
-    helm uninstall weir > "$WORK/uninstall.log" 2>&1 || code=$?
-    cat "$WORK/uninstall.log"
-    expect "helm uninstall fails" test "$code" != 0
-    expect "Helm shows what the hook says" grep -q 'NOT REACHED: 1 nodes' "$WORK/uninstall.log"
-    weir logs job/weir-withdraw > "$WORK/withdraw.log" 2>&1 || true
-    expect "node2 is named" grep -qE '^  node2: ' "$WORK/withdraw.log"
-    expect "with what to do there" grep -q 'nft delete table inet weir' "$WORK/withdraw.log"
-    expect "node1 has confirmed" grep -qx '  node1' "$WORK/withdraw.log"
-    expect "node1 has no tables" has_none node1
-    expect "node2 has its own" has_table node2
-    expect "the release is still there" helm status weir
-    expect "whoever stays after all rolls back" helm rollback weir "$revision"
-    expect "and node1 has a table again" within 20 has_table node1
-    set_mode withdrawn
-    expect "and has none again" within 20 has_none node1
-    expect "it is deleted without the hook" helm uninstall weir --no-hooks --wait
-    table='80/TCP trial/d
-trial/c drop'
-    tables 0 <<<"$table"
-    expect "weir-agent cleanup on node2" in_ns node2 "$AGENT" cleanup
-    tables 5 <<<"$open"
-}
+# the node and its pods are as they were; its rules stay
+weir patch daemonset weir-agent --type merge -p '{"spec":{"template":{"spec":{"affinity":{"nodeAffinity":{
+    "requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[{"matchExpressions":[
+    {"key":"kubernetes.io/hostname","operator":"NotIn","values":["node2"]}]}]}}}}}}}' >/dev/null
+expect "node2 has no agent" within 60 eval '[[ -z $(names agents node2) ]]'
+rolled_out daemonset/weir-agent 60
 revision=$(helm list -o json | python3 -c 'import json, sys; print(json.load(sys.stdin)[0]["revision"])')
-# its container is not started again; the hook's pod is elsewhere
-kctl cordon node2 >/dev/null
-again node2 kubelet KILL away
-kctl uncordon node2 >/dev/null
-kctl wait --for=condition=Ready node/node2 --timeout=60s >/dev/null
-expect "its pods are gone in the end" within 90 eval '[[ -z $(names agents)$(names controllers) ]]'
+code=0
+helm uninstall weir > "$WORK/uninstall.log" 2>&1 || code=$?
+cat "$WORK/uninstall.log"
+expect "helm uninstall fails" test "$code" != 0
+expect "Helm shows what the hook says" grep -q 'NOT REACHED: 1 nodes' "$WORK/uninstall.log"
+weir logs job/weir-withdraw > "$WORK/withdraw.log" 2>&1 || true
+expect "node2 is named" grep -qE '^  node2: ' "$WORK/withdraw.log"
+expect "with what to do there" grep -q 'nft delete table inet weir' "$WORK/withdraw.log"
+expect "node1 has confirmed" grep -qx '  node1' "$WORK/withdraw.log"
+expect "node1 has no tables" has_none node1
+expect "node2 has its own" has_table node2
+expect "the release is still there" helm status weir
+expect "whoever stays after all rolls back" helm rollback weir "$revision"
+expect "and node1 has a table again" within 20 has_table node1
+set_mode withdrawn
+expect "and has none again" within 20 has_none node1
+expect "it is deleted without the hook" helm uninstall weir --no-hooks --wait
+tables 0 <<'T'
+80/TCP        trial/b  trial/d
+trial/a       pass     drop
+trial/c       drop     drop
+T
+expect "weir-agent cleanup on node2" in_ns node2 "$AGENT" cleanup
+tables 5 <<<"$open"
+expect "Weir's pods are gone" within 90 eval '[[ -z $(names agents)$(names controllers) ]]'
 
 step "installed again, and uninstalled as it should be"
 weir delete job weir-withdraw --ignore-not-found >/dev/null
