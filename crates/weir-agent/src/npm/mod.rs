@@ -13,7 +13,8 @@
 //!
 //! Where NPM has used iptables-legacy the same is in the old filter table.
 //!
-//! Jumps, rules and chains go in one batch (of iptables-legacy: with one new blob for the whole table, `legacy.rs`), bound to the generation in which they were seen: so there is no moment
+//! Jumps, rules and chains go in one batch (of iptables-legacy: with one new blob for the whole table,
+//! `legacy.rs`), bound to the generation in which they were seen: so there is no moment
 //! in which half of them act, and nothing of others is lost. The ipsets, which nothing looks into any more, go
 //! after that, one by one; who is interrupted there does the rest the next time. What is named like NPM's but is not
 //! as NPM writes it stays, and is named ([`Leftovers::strange`]).

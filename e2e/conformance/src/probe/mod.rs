@@ -7,9 +7,9 @@
 //!                                  the address asked: "hostname?" ──> who answers
 //! ```
 //!
-//! The way in is the API's port forwarding ([`forward`]), which ends at the pod's own loopback, so that no policy
+//! The way in is the API's port forwarding (`forward.rs`), which ends at the pod's own loopback, so that no policy
 //! has a say in it; one connection serves many questions. Or each question is `agnhost connect`, executed in
-//! the pod ([`exec`]): the way that upstream's tests take. It starts a process for each question (some 0.3 s
+//! the pod (`exec.rs`): the way that upstream's tests take. It starts a process for each question (some 0.3 s
 //! of a processor) and does not tell who answered. Both are tried against each other in a case of their own.
 
 mod exec;
