@@ -9,6 +9,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 use weir_compiler::flow::PodToOwnNode;
+use weir_dataplane::model::Expr;
 use weir_dataplane::{Settings, TABLES, drops_mid_stream};
 use weir_nft::conntrack::Conntrack;
 use weir_nft::{Listener, Nft};
@@ -73,7 +74,7 @@ pub async fn run(options: Options) -> Result<()> {
     let from_controller = matches!(options.source, Source::Controller(_));
     let mut inflow = Inflow::start(options.source, &metrics)?;
     let ports = Finder::new(options.cni_results).context("cannot ask the kernel for the ports of pods")?;
-    let Before { installed, judge_mid_stream, unused } = before()?;
+    let Before { installed, judge_mid_stream, logs, unused } = before()?;
     let grace = if judge_mid_stream { options.mid_stream_grace } else { Duration::ZERO };
     let mut grace_ends = (!grace.is_zero()).then(|| Instant::now() + grace);
     let revoke = options.settings.revoked_mark.map(|mark| {
@@ -82,7 +83,8 @@ pub async fn run(options: Options) -> Result<()> {
     });
     let mut denials = None;
     if let Some(wanted) = options.denials {
-        match kernel.can_log(wanted.kernel) {
+        // a start without change is to commit nothing
+        match if logs { Ok(()) } else { kernel.can_log(wanted.kernel) } {
             Ok(()) => {
                 denials = Some(Denials::start(&options.node, wanted, metrics.clone(), std::io::stdout())?);
             }
@@ -201,28 +203,32 @@ struct Before {
     /// TCP in mid-stream is to be judged for a while (U27): nothing has used conntrack before this first start, and
     /// connections that exist have no entry; or an earlier run has begun to wait, and nobody knows since when.
     judge_mid_stream: bool,
+    /// Those rules tell NFLOG of what they deny.
+    logs: bool,
     /// Conntrack, if nothing has used it.
     unused: Option<Conntrack>,
 }
 
 fn before() -> Result<Before> {
     let mut nft = Nft::open()?;
-    let mut earlier = None;
+    let (mut earlier, mut logs) = (None, false);
     for (family, name) in TABLES {
         if let Some(chains) = nft.chains(family, name)? {
             earlier = earlier.or(Some(false)).map(|waits| waits || drops_mid_stream(&chains) == Some(false));
+            let mut exprs = chains.values().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.exprs);
+            logs |= exprs.any(|expr| matches!(expr, Expr::Log { .. }));
         }
     }
     if let Some(judge_mid_stream) = earlier {
-        return Ok(Before { installed: true, judge_mid_stream, unused: None });
+        return Ok(Before { installed: true, judge_mid_stream, logs, unused: None });
     }
     needs::check(&mut nft)?;
     // without ctnetlink nobody can say
     let Ok(mut conntrack) = Conntrack::open() else {
-        return Ok(Before { installed: false, judge_mid_stream: false, unused: None });
+        return Ok(Before { installed: false, judge_mid_stream: false, logs, unused: None });
     };
     let unused = conntrack.count()? == 0;
-    Ok(Before { installed: false, judge_mid_stream: unused, unused: unused.then_some(conntrack) })
+    Ok(Before { installed: false, judge_mid_stream: unused, logs, unused: unused.then_some(conntrack) })
 }
 
 /// Waits until a time, if there is one.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use node::{Node, read};
 use serde_json::Value;
 use weir_lab::network::PodLinks;
+use weir_nft::Nft;
 
 /// `web` takes from `friend` alone, `shy` may reach nobody; `many` takes ports by classes.
 const CLUSTER: &str = "
@@ -126,6 +127,17 @@ fn denied_connections_are_told_with_names_and_not_too_many() {
     let allowed = ["a/web:81", "a/many:2 ", "a/many:7 "];
     let told: BTreeSet<String> = lines(&node).iter().map(short).collect();
     assert!(!told.iter().any(|line| allowed.iter().any(|a| line.contains(a))), "{told:?}");
+
+    // started anew it is told as before, and nothing was committed for it
+    let generation = |node: &Node| node.inside("n1", || Nft::open().unwrap().generation().unwrap());
+    let before = generation(&node);
+    node.start(&[controller.address], &[]);
+    node.ready();
+    assert_eq!(generation(&node), before);
+    node.soon("told after a start", |node| {
+        send(&far, "10.244.1.2:5555");
+        lines(node).iter().any(|line| short(line).contains("a/web:5555 "))
+    });
 
     // without: no rule that logs
     node.start(&[controller.address], &["--log-denied", "off"]);
