@@ -222,12 +222,15 @@ fn before() -> Result<Before> {
     if let Some(judge_mid_stream) = earlier {
         return Ok(Before { installed: true, judge_mid_stream, logs, unused: None });
     }
+    // counted first: to try rules on connections makes the kernel begin to track them
+    let counted = Conntrack::open().map(|mut conntrack| conntrack.count().map(|count| (conntrack, count)));
     needs::check(&mut nft)?;
     // without ctnetlink nobody can say
-    let Ok(mut conntrack) = Conntrack::open() else {
+    let Ok(counted) = counted else {
         return Ok(Before { installed: false, judge_mid_stream: false, logs, unused: None });
     };
-    let unused = conntrack.count()? == 0;
+    let (conntrack, count) = counted?;
+    let unused = count == 0;
     Ok(Before { installed: false, judge_mid_stream: unused, logs, unused: unused.then_some(conntrack) })
 }
 
