@@ -26,7 +26,7 @@ const ROUNDS: usize = 2;
 /// Between two questions of one whose verdict changes.
 const EVERY: Duration = Duration::from_millis(150);
 /// So long they go on when one was right.
-const HOLD: Duration = Duration::from_secs(1);
+const HOLD: Duration = Duration::from_secs(2);
 /// Questions of one sort that may be under way.
 const UNDER_WAY: usize = 40;
 
@@ -352,20 +352,22 @@ async fn watched(live: &Live, check: &Check, since: Instant) -> Vec<Asked> {
 enum Verdict {
     /// So long after the change, and ever since.
     RightAfter(Duration),
-    /// It was right, and a question that was asked later was not.
+    /// It was right, and a question that was asked after that answer was not.
     WrongAgain(Answer),
     /// It never was.
     Wrong(Answer),
 }
 
 /// When a series was right: with an answer when that came, with silence when the question was asked, for a packet of
-/// a question that was asked before may have come through later.
+/// a question that was asked before may have come through later. Wrong again is only what was asked when a right answer
+/// was there: of two questions that are under way at once, nobody knows whose packet is the first.
 fn judged(series: &[Asked], is_right: impl Fn(&Answer) -> bool) -> Verdict {
     let time = |asked: &Asked| if asked.answer.passed() { asked.answered } else { asked.at };
     let Some(right) = series.iter().filter(|a| is_right(&a.answer)).map(time).min() else {
         return Verdict::Wrong(series.last().map_or(Answer::Silence, |asked| asked.answer.clone()));
     };
-    match series.iter().find(|a| a.at > right && !is_right(&a.answer)) {
+    let there = series.iter().filter(|a| is_right(&a.answer)).map(|a| a.answered).min();
+    match series.iter().find(|a| there.is_some_and(|there| a.at > there) && !is_right(&a.answer)) {
         Some(wrong) => Verdict::WrongAgain(wrong.answer.clone()),
         None => Verdict::RightAfter(right),
     }
@@ -421,9 +423,16 @@ mod tests {
     #[test]
     fn right_and_then_wrong_is_wrong() {
         let said = || Answer::Said("x-a".into());
-        let series =
-            [asked(150, 5150, Answer::Silence), asked(300, 310, said()), asked(450, 5450, Answer::Silence)];
+        let series = [
+            asked(150, 5150, Answer::Silence),
+            asked(5200, 5210, said()),
+            asked(5450, 9450, Answer::Silence),
+        ];
         assert_eq!(judged(&series, |a| a.is_right(false, "x-a")), Verdict::WrongAgain(said()));
+        // the packet of the first may have left when that of the second had passed already
+        let late = [asked(150, 5150, Answer::Silence), asked(300, 310, said())];
+        let first = Verdict::RightAfter(Duration::from_millis(150));
+        assert_eq!(judged(&late, |a| a.is_right(false, "x-a")), first);
         assert_eq!(judged(&series[1..2], |a| a.is_right(false, "x-a")), Verdict::Wrong(said()));
         assert_eq!(judged(&[], |a| a.is_right(false, "x-a")), Verdict::Wrong(Answer::Silence));
     }
