@@ -122,7 +122,8 @@ fn without_controllers_and_without_agent_policies_stay_in_force() {
     std::fs::write(node.state().join("slice"), "noise").unwrap();
     node.start(&at, &[]);
     node.soon("not ready", |node| node.get("/readyz").1.starts_with("slice: "));
-    assert!(node.state().join("slice.damaged").exists());
+    // (health is served before the file is read)
+    node.soon("set aside", |node| node.state().join("slice.damaged").exists());
     assert!(pods.judged());
 }
 
