@@ -11,24 +11,12 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/test-lib.sh"
 
-arguments "$@"
-[[ ${1:-} != -k ]] || shift
-CONTROLLER=$(realpath "${2:-$(dirname "$AGENT")/weir-controller}")
-[[ -x $CONTROLLER ]] || unable "$CONTROLLER is not an executable (cargo build -p weir-controller)"
-HELM=$(command -v "${HELM:-helm}") || unable "no helm in PATH, and none in HELM"
+chart_arguments "$@"
 command -v curl >/dev/null || unable "it needs curl"
-WORK=$RUN/chart-test NS=weir-system CHART=$(realpath "$HERE/../../deploy/helm/weir")
+WORK=$RUN/chart-test
 IMAGE=weir.test/weir WEIR=$(dirname "$AGENT")/weir
 VALUES=(--set "image.repository=$IMAGE,image.pullPolicy=Never,uninstall.timeoutSeconds=20")
 
-helm() { in_ns fabric "$HELM" --kubeconfig "$RUN/pki/admin.kubeconfig" -n "$NS" "$@"; }
-weir() { kctl -n "$NS" "$@"; }
-# controllers|agents [NODE]: the names of the pods that are there
-names() {
-    weir get pods -l "app.kubernetes.io/component=${1%s}" ${2:+--field-selector=spec.nodeName=$2} \
-        -o jsonpath='{range .items[*]}{.metadata.name}{"\n"}{end}'
-}
-rolled_out() { weir rollout status "$1" --timeout="$2s" >/dev/null; }
 both_rolled_out() { rolled_out deployment/weir-controller 60 && rolled_out daemonset/weir-agent 60; }
 # each pod's identity and how often it was restarted
 pods() { weir get pods -l 'app.kubernetes.io/component in (agent, controller)' -o jsonpath='{range .items[*]}{.metadata.uid} {.status.containerStatuses[0].restartCount}{"\n"}{end}' | sort; }

@@ -11,32 +11,20 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/test-lib.sh"
 
-arguments "$@"
-[[ ${1:-} != -k ]] || shift
-CONTROLLER=$(realpath "${2:-$(dirname "$AGENT")/weir-controller}")
-[[ -x $CONTROLLER ]] || unable "$CONTROLLER is not an executable (cargo build -p weir-controller)"
-HELM=$(command -v "${HELM:-helm}") || unable "no helm in PATH, and none in HELM"
+chart_arguments "$@"
 command -v curl >/dev/null && curl --version | grep -q HTTP2 || unable "it needs a curl with HTTP2"
 [[ $DNS == 0 ]] || unable "without cluster DNS it is to be tried: DNS=0"
-WORK=$RUN/controller-test NS=weir-system CHART=$(realpath "$HERE/../../deploy/helm/weir")
+WORK=$RUN/controller-test
 IMAGE=weir.test/weir
 VALUES=(--set "image.repository=$IMAGE,image.tag=test,image.pullPolicy=Never")
 
-helm() { in_ns fabric "$HELM" --kubeconfig "$RUN/pki/admin.kubeconfig" -n "$NS" "$@"; }
-weir() { kctl -n "$NS" "$@"; }
 deny_all() {
     local n
     for n in $(kctl get namespaces -o jsonpath='{.items[*].metadata.name}'); do
         printf -- '---\n{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: %s, name: deny-all}, spec: {podSelector: {}, policyTypes: [Ingress, Egress]}}\n' "$n"
     done | kctl apply -f - >/dev/null
 }
-# controllers|agents: names of the pods that are there; with a node, those of it
-names() {
-    weir get pods -l "app.kubernetes.io/component=${1%s}" ${2:+--field-selector=spec.nodeName=$2} \
-        -o jsonpath='{range .items[*]}{.metadata.name}{"\n"}{end}'
-}
 first_controller() { names controllers | sed -n 1p; }
-rolled_out() { weir rollout status "$1" --timeout="$2s" >/dev/null; }
 none() { [[ -z $(names "$1") ]]; }
 # may WHO VERB WHAT...: yes or no
 may() { local who=$1; shift; kctl auth can-i "$@" --as "system:serviceaccount:$NS:$who" 2>/dev/null || true; }

@@ -10,11 +10,7 @@ export DNS=${DNS:-1}
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/test-lib.sh"
 
-arguments "$@"
-[[ ${1:-} != -k ]] || shift
-CONTROLLER=$(realpath "${2:-$(dirname "$AGENT")/weir-controller}")
-[[ -x $CONTROLLER ]] || unable "$CONTROLLER is not an executable (cargo build -p weir-controller)"
-HELM=$(command -v "${HELM:-helm}") || unable "no helm in PATH, and none in HELM"
+chart_arguments "$@"
 CONFORMANCE=${CONFORMANCE:-$(dirname "$AGENT")/weir-conformance}
 WORK=$RUN/suite-test
 what=()

@@ -16,6 +16,24 @@ arguments() {
     [[ $EUID == 0 ]] || unable "it needs root, for namespaces"
 }
 
+# chart_arguments [-k] AGENT [CONTROLLER]: also what installs the chart, into namespace NS
+chart_arguments() {
+    arguments "$@"
+    [[ ${1:-} != -k ]] || shift
+    CONTROLLER=$(realpath "${2:-$(dirname "$AGENT")/weir-controller}")
+    [[ -x $CONTROLLER ]] || unable "$CONTROLLER is not an executable (cargo build -p weir-controller)"
+    HELM=$(command -v "${HELM:-helm}") || unable "no helm in PATH, and none in HELM"
+    NS=weir-system CHART=$(realpath "$HERE/../../deploy/helm/weir")
+}
+helm() { in_ns fabric "$HELM" --kubeconfig "$RUN/pki/admin.kubeconfig" -n "$NS" "$@"; }
+weir() { kctl -n "$NS" "$@"; }
+# names controllers|agents [NODE]: of the pods that are there
+names() {
+    weir get pods -l "app.kubernetes.io/component=${1%s}" ${2:+--field-selector=spec.nodeName=$2} \
+        -o jsonpath='{range .items[*]}{.metadata.name}{"\n"}{end}'
+}
+rolled_out() { weir rollout status "$1" --timeout="$2s" >/dev/null; }
+
 step() { printf '\n%s == %s\n' "$(date +%T)" "$*"; }
 # one result, with its checks counted
 right() { printf 'ok    %s\n' "$*"; passed=$((passed + 1)); }

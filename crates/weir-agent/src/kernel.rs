@@ -8,6 +8,7 @@ use weir_nft::{ApplyError, DumpError, IpsetError, Nft, OpenError};
 
 use crate::backend::{Backend, DESTROY_PAUSE, SetBackend, destroy_all};
 use crate::engines::Traces;
+use crate::needs::tried;
 
 /// The kernel did not become equal to the plan.
 #[derive(Debug, thiserror::Error)]
@@ -111,11 +112,9 @@ impl Kernel {
         if let Ok(Some(_)) = self.nft.dump(family, TABLE) {
             return true;
         }
-        let chain = "probe".to_owned();
         let hook = Some(Hook { point: HookPoint::Forward, priority: 0 });
-        let ops = vec![Op::AddTable, Op::AddChain { chain, hook }, Op::DeleteTable];
-        let probe = Transaction { family, table: "weir_probe".to_owned(), ops };
-        !matches!(self.nft.apply(&[probe]), Err(ApplyError::Refused { .. }))
+        let ops = vec![Op::AddChain { chain: "probe".to_owned(), hook }];
+        !matches!(tried(&mut self.nft, family, ops), Err(ApplyError::Refused { .. }))
     }
 
     /// Whether the kernel takes rules that tell NFLOG of packets, tried in the same way.
@@ -129,13 +128,8 @@ impl Kernel {
             Expr::Log { group: log.group, prefix: chain.clone(), snaplen: log.snaplen },
         ];
         let rule = Rule { exprs, comment: None };
-        let ops = vec![
-            Op::AddTable,
-            Op::AddChain { chain: chain.clone(), hook: None },
-            Op::AddRule { chain, rule },
-            Op::DeleteTable,
-        ];
-        self.nft.apply(&[Transaction { family: Family::Inet, table: "weir_probe".to_owned(), ops }])
+        let ops = vec![Op::AddChain { chain: chain.clone(), hook: None }, Op::AddRule { chain, rule }];
+        tried(&mut self.nft, Family::Inet, ops)
     }
 
     /// What other engines have in the kernel.

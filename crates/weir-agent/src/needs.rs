@@ -156,6 +156,15 @@ impl fmt::Display for Missing {
     }
 }
 
+/// Tries steps in a table of their own, which is gone again with the end of the batch.
+///
+/// # Errors
+/// The kernel does not take them, or cannot be asked.
+pub(crate) fn tried(nft: &mut Nft, family: Family, ops: Vec<Op>) -> Result<(), ApplyError> {
+    let ops = [Op::AddTable].into_iter().chain(ops).chain([Op::DeleteTable]).collect();
+    nft.apply(&[Transaction { family, table: TABLE.to_owned(), ops }])
+}
+
 /// Tries everything.
 ///
 /// # Errors
@@ -163,9 +172,7 @@ impl fmt::Display for Missing {
 pub fn check(nft: &mut Nft) -> anyhow::Result<()> {
     let mut features = Vec::new();
     for Feature { what, remedy, ops } in &FEATURES {
-        let ops = [Op::AddTable].into_iter().chain(ops()).chain([Op::DeleteTable]).collect();
-        let probe = Transaction { family: Family::Inet, table: TABLE.to_owned(), ops };
-        match nft.apply(&[probe]) {
+        match tried(nft, Family::Inet, ops()) {
             Ok(()) => {}
             Err(ApplyError::Refused { first, .. }) => features.push((*what, *remedy, first)),
             Err(error) => return Err(error.into()),
