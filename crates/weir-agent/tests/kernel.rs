@@ -16,6 +16,7 @@ use common::{attachments, in_netns};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
 use weir_agent::kernel::{Done, Kernel, cleanup};
+use weir_compiler::object::{Event, ObjectKey, Pod, Policy, PolicySpec};
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::{Expr, Family, MetaKey, Reg, Rule, Table, Verdict};
 use weir_dataplane::{Planner, Port, Ports, Settings, TABLE};
@@ -88,7 +89,9 @@ fn the_kernel_holds_the_plan_after_every_change() {
 #[ignore = "needs root"]
 fn ports_of_bridges_have_a_table_of_their_own() {
     in_netns(|| {
-        let mut runner = TestRunner::new(world::cases(40));
+        let config = world::cases(40);
+        let wanted = config.cases as usize;
+        let mut runner = TestRunner::new(config);
         let cases = (batches(6), proptest::collection::vec(any::<u64>(), 6));
         let kernel = RefCell::new(Kernel::open().unwrap());
         let bridge = || Nft::open().unwrap().dump(Family::Bridge, TABLE).unwrap();
@@ -103,7 +106,10 @@ fn ports_of_bridges_have_a_table_of_their_own() {
                 kernel.doubt();
                 kernel.sync(&planner.tables(), Vec::new()).unwrap();
                 prop_assert_eq!(bridge(), None);
-                for (batch, seed) in batches.into_iter().zip(seeds) {
+                // a pod of a policy that has its port, before whatever comes by chance
+                let isolated = vec![Event::Policy(deny_all("a")), Event::Pod(pod_of_n1("a", "10.9.0.1"))];
+                let first = (isolated, u64::MAX);
+                for (batch, seed) in std::iter::once(first).chain(batches.into_iter().zip(seeds)) {
                     for delta in compiler.apply(batch).slices {
                         planner.update(&delta.changes);
                     }
@@ -122,12 +128,22 @@ fn ports_of_bridges_have_a_table_of_their_own() {
                 Ok(())
             })
             .unwrap_or_else(|e| panic!("{e}"));
-        assert!(tables.get() > 5, "there was something to see: {}", tables.get());
+        assert!(tables.get() >= wanted, "each case has a table to see: {}", tables.get());
         let listing = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
         assert!(listing.status.success(), "nft can read it: {listing:?}");
         cleanup().unwrap();
         assert_eq!((dump(), bridge()), (None, None));
     });
+}
+
+fn deny_all(namespace: &str) -> Policy {
+    let spec = PolicySpec { policy_types: vec!["Ingress".into()], ..Default::default() };
+    Policy { namespace: namespace.into(), name: "deny-all".into(), spec }
+}
+
+fn pod_of_n1(namespace: &str, address: &str) -> Pod {
+    let key = ObjectKey::new(namespace, "isolated");
+    Pod { node: Some("n1".into()), ..world::plain_pod(key, address) }
 }
 
 /// Some pods have a port, and some ports no pod.
