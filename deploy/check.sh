@@ -19,9 +19,9 @@ while read -r values words; do
     if said=$(chart --set "$values"); then wrong "taken: $values"; fi
     [[ $said == *"$words"* ]] || wrong "$values: not said: $words: $said"
 done <<'V'
-mode=audit '/mode': value must be one of 'enforce', 'off'
-mode=Off '/mode': value must be one of 'enforce', 'off'
-mode= '/mode': value must be one of 'enforce', 'off'
+mode=aduit '/mode': value must be one of 'enforce', 'audit', 'off'
+mode=Off '/mode': value must be one of 'enforce', 'audit', 'off'
+mode= '/mode': value must be one of 'enforce', 'audit', 'off'
 nothing=1 additional properties 'nothing' not allowed
 agent.hostsetup=true '/agent': additional properties 'hostsetup' not allowed
 controller.replicas=two '/controller/replicas': got string, want integer

@@ -31,6 +31,8 @@ has_none() { [[ ! $(weirs_tables "$1") ]]; }
 says() { in_ns "$2" curl -sS --max-time 5 http://127.0.0.1:9441/readyz | grep -q "$1"; }
 within() { local seconds=$1; shift; (wait_for "$seconds" "$*" "$@") >/dev/null 2>&1; }
 set_mode() { weir patch configmap weir-mode --type merge -p "{\"data\":{\"mode\":\"$1\"}}" >/dev/null; }
+enforces() { ! says '^mode:' "$1"; }
+would() { in_ns fabric "$WEIR" logs --kubeconfig "$RUN/pki/admin.kubeconfig" --since 2m | grep 'would-deny' | grep -q "trial/b"; }
 status() { in_ns fabric "$WEIR" status --kubeconfig "$RUN/pki/admin.kubeconfig" "$@"; }
 # (its exit code says whether all is well)
 told() { { status -o json || true; } | python3 -c "import json, sys; s = json.load(sys.stdin); sys.exit(not ($1))"; }
@@ -119,12 +121,20 @@ before=$(pods)
 helm upgrade weir "$CHART" --reuse-values --set mode=enforce >/dev/null
 expect "within 20 s every node has a table again" within 20 every_node has_table
 tables 5 <<<"$holds"
-set_mode audit
+set_mode aduit
 if [[ -x $WEIR ]]; then
-    expect "what is no mode yet changes nothing, and is told" within 40 told '"audit" in str(s["warnings"]) and s["mode"] == "enforce"'
+    expect "what is no mode changes nothing, and is told" within 40 told '"aduit" in str(s["warnings"]) and s["mode"] == "enforce"'
 fi
 tables 0 <<<"$holds"
+set_mode audit
+expect "every agent is ready, and says audit" within 20 every_node says '^mode: audit'
+tables 5 <<<"$open"
+if [[ -x $WEIR ]]; then
+    expect "what would be denied is told, with names" within 20 would
+fi
 set_mode enforce
+expect "every agent enforces again" within 20 every_node enforces
+tables 5 <<<"$holds"
 expect "no pod was restarted for any of that" same "$before" pods
 watched
 

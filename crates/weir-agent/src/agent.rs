@@ -315,17 +315,19 @@ impl Agent {
         if !self.synced {
             return;
         }
-        if !self.mode.enforces() {
+        if !self.mode.installs() {
             return self.withdraw();
         }
         if std::mem::take(&mut self.attach) {
             let attachments = self.attachments(links);
-            self.report_bridges(&attachments, links.table());
+            if self.mode.enforces() {
+                self.report_bridges(&attachments, links.table());
+            }
             let pods = self.planner.slice().pods.iter().map(|(key, pod)| (key, pod.addresses.as_slice()));
             let mut ports = self.ports.find(pods, &attachments, links.table(), self.settings.close_unknown);
             self.isolation.add_to(&mut ports, &attachments, links.table());
             self.planner.attach(attachments);
-            let possible = self.bridge_is_possible(&ports);
+            let possible = !self.mode.enforces() || self.bridge_is_possible(&ports);
             let without = Ports { unknown_own: ports.unknown_own.clone(), ..Ports::default() };
             self.planner.ports(if possible { ports } else { without });
         }
@@ -356,7 +358,7 @@ impl Agent {
                 if let Some(Err(error)) = self.unused.take().map(|mut conntrack| conntrack.flush()) {
                     tracing::warn!("connections from before the first start may live on: {error}");
                 }
-                if let Some(revoker) = &mut self.revoker {
+                if let Some(revoker) = self.revoker.as_mut().filter(|_| self.mode.enforces()) {
                     if matches!(done, Done::Applied { compared: true, .. }) {
                         revoker.repaired();
                     }
@@ -369,6 +371,7 @@ impl Agent {
                         pods = slice.pods.len(),
                         policies = slice.policies.len(),
                         changed = done != Done::Nothing,
+                        mode = self.mode.as_str(),
                         "ready: the kernel holds the complete slice of node {}",
                         self.node
                     );

@@ -58,6 +58,8 @@ pub struct Kernel {
     backend: Box<dyn Backend + Send>,
     /// The kernel's tables are known to be the plan's as of the last batch.
     in_step: bool,
+    /// The tables are to be made anew, in one batch.
+    anew: bool,
     failures: u32,
 }
 
@@ -88,7 +90,7 @@ impl Kernel {
     }
 
     fn over(nft: Nft, backend: Box<dyn Backend + Send>) -> Self {
-        Kernel { nft, backend, in_step: false, failures: 0 }
+        Kernel { nft, backend, in_step: false, anew: false, failures: 0 }
     }
 
     /// How many times in a row it failed.
@@ -104,6 +106,11 @@ impl Kernel {
     /// A table may have been changed by somebody else.
     pub fn doubt(&mut self) {
         self.in_step = false;
+    }
+
+    /// Another plan takes the place of what is there: at once, in one batch, and not in stages.
+    pub fn replace(&mut self) {
+        (self.in_step, self.anew) = (false, true);
     }
 
     /// Whether the kernel takes tables of this family, with chains. Tried with one that is gone again
@@ -144,7 +151,7 @@ impl Kernel {
         let result = if !self.in_step {
             // the difference has it all; at a start, twice the whole plan would be in memory
             drop(pending);
-            let anew = self.failures >= REBUILD_AFTER;
+            let anew = self.anew || self.failures >= REBUILD_AFTER;
             self.backend.compare(&mut self.nft, plan, anew).map(|ops| (ops, true))
         } else if pending.is_empty() {
             self.backend.tidy(&mut self.nft);
@@ -157,6 +164,7 @@ impl Kernel {
             ops => Done::Applied { ops, compared },
         });
         self.in_step = result.is_ok();
+        self.anew &= result.is_err();
         self.failures = if result.is_ok() { 0 } else { self.failures + 1 };
         result
     }

@@ -60,6 +60,10 @@ pub struct Metrics {
     pub denials_suppressed: Counter,
     /// That were not, for somebody was too slow. Of what the kernel itself lost, each time counts as one.
     pub denials_lost: Counter,
+    /// Packets that passed and that audited policies would deny (U29).
+    pub audit_would_deny: Counter,
+    /// Denied packets that were logged and that audited policies would allow.
+    pub audit_would_allow: Counter,
     mode: Family<Label, Gauge>,
     /// Other engines, and what takes packets past the rules.
     neighbours: Family<[(&'static str, &'static str); 1], Gauge>,
@@ -112,6 +116,8 @@ impl Default for Metrics {
             denials_logged: Counter::default(),
             denials_suppressed: Counter::default(),
             denials_lost: Counter::default(),
+            audit_would_deny: Counter::default(),
+            audit_would_allow: Counter::default(),
             mode,
             contact: Arc::new(Mutex::new(Contact(Some(Instant::now())))),
         }
@@ -146,6 +152,10 @@ impl Metrics {
         all.register("denials_suppressed", help, self.denials_suppressed.clone());
         let help = "Denied packets that were not logged, because standard output or the agent was too slow";
         all.register("denials_lost", help, self.denials_lost.clone());
+        let help = "Packets that passed, and that what is audited would deny";
+        all.register("audit_would_deny", help, self.audit_would_deny.clone());
+        let help = "Denied packets that were logged, and that what is audited would allow";
+        all.register("audit_would_allow", help, self.audit_would_allow.clone());
         let help = "1 while there are traces of another engine on this node";
         all.register("neighbour", help, self.neighbours.clone());
         if controller {

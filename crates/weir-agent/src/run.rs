@@ -188,7 +188,7 @@ pub async fn run(options: Options) -> Result<()> {
     if let Some(store) = agent.store.take() {
         store.finish(agent.planner.slice(), agent.mode).await;
     }
-    if agent.mode.enforces() {
+    if agent.mode.installs() {
         tracing::info!("stopping; the rules stay in force (weir-agent cleanup removes them)");
     } else {
         tracing::info!("stopping; there are no rules: the mode is {}", agent.mode);

@@ -67,6 +67,88 @@ fn send(from: &UdpSocket, to: &str) {
     let _ = from.send_to(b"hello", to);
 }
 
+/// `web` would take from `friend` alone, `shy` would reach `friend` as well, nothing says anything else of them.
+const AUDITED: &str = "
+{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: a, labels: {app: web}}, spec: {nodeName: n1}, status: {podIP: 10.244.1.2}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: friend, namespace: a, labels: {app: friend}}, spec: {nodeName: n1}, status: {podIP: 10.244.1.3}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: shy, namespace: a, labels: {app: shy}}, spec: {nodeName: n1}, status: {podIP: 10.244.1.4}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: far, namespace: a}, spec: {nodeName: n2}, status: {podIP: 10.244.2.5}}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: web, namespace: a, annotations: {weir.dev/audit: 'true'}},
+ spec: {podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchLabels: {app: friend}}}]}]}}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: shy, namespace: a},
+ spec: {podSelector: {matchLabels: {app: shy}}, policyTypes: [Egress]}}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: less-shy, namespace: a, annotations: {weir.dev/audit: 'true'}},
+ spec: {podSelector: {matchLabels: {app: shy}}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {app: friend}}}], ports: [{port: 53, protocol: UDP}]}]}}
+";
+
+#[test]
+#[ignore = "needs root"]
+fn u29_what_is_audited_changes_no_verdict_and_is_told() {
+    let mut node = Node::new(AUDITED, PodLinks::Calico);
+    let controller = node.controller("127.0.0.1:0", 1, read(AUDITED).1);
+    node.start(&[controller.address], &[]);
+    node.ready();
+    let (web, friend, shy) =
+        (node.bind("web", "10.244.1.2"), node.bind("friend", "10.244.1.3"), node.bind("shy", "10.244.1.4"));
+    let arrives = |to: &UdpSocket| {
+        to.set_read_timeout(Some(Duration::from_millis(400))).unwrap();
+        to.recv_from(&mut [0; 16]).is_ok()
+    };
+    let port = |socket: &UdpSocket| socket.local_addr().unwrap().port();
+    let find = |node: &Node, what: &str| lines(node).into_iter().find(|line| short(line) == what);
+
+    // nothing isolates web: all arrives, and what the audited policy would not allow is told
+    let to_web = format!("10.244.1.2:{}", port(&web));
+    send(&friend, &to_web);
+    assert!(arrives(&web));
+    let other = node.bind("web", "10.244.1.2");
+    send(&shy, "10.244.1.3:53");
+    let to_other = format!("10.244.1.2:{}", port(&other));
+    let far = node.bind("far", "10.244.2.5");
+    send(&far, &to_other);
+    assert!(arrives(&other), "what would be denied passes");
+    let what = format!("10.244.2.5 > a/web:{} UDP ingress: a/web", port(&other));
+    node.soon(&what, |node| find(node, &what).is_some());
+    assert_eq!(find(&node, &what).unwrap()["verdict"], "would-deny");
+    assert!(
+        !lines(&node).iter().any(|line| line["from"]["pod"] == "a/friend"),
+        "what it would allow is not told"
+    );
+
+    // shy is isolated: what the audited policy would allow is denied, and the line says so
+    let what = "a/shy > a/friend:53 UDP egress: a/shy";
+    node.soon(what, |node| find(node, what).is_some());
+    let line = find(&node, what).unwrap();
+    assert_eq!(
+        (&line["verdict"], &line["would_allow"]),
+        (&"denied".into(), &"a/less-shy spec.egress[0] to[0] ports[0]".into())
+    );
+    send(&shy, "10.244.1.3:54");
+    let what = "a/shy > a/friend:54 UDP egress: a/shy";
+    node.soon(what, |node| find(node, what).is_some());
+    assert_eq!(find(&node, what).unwrap()["would_allow"], Value::Null);
+    assert_eq!(node.metric("audit_would_deny_total"), 1.0);
+    assert_eq!(node.metric("audit_would_allow_total"), 1.0);
+
+    // nobody would be told: no rule at all for a pod that nothing isolates
+    node.start(&[controller.address], &["--log-denied", "off"]);
+    node.ready();
+    let rules = node.inside("n1", || {
+        std::process::Command::new("nft").args(["list", "table", "inet", "weir"]).output().unwrap()
+    });
+    let rules = String::from_utf8_lossy(&rules.stdout).into_owned();
+    assert!(
+        rules.contains("chain egress_") && !rules.contains("audit_") && !rules.contains("10.244.1.2 :"),
+        "{rules}"
+    );
+}
+
 #[test]
 #[ignore = "needs root"]
 fn denied_connections_are_told_with_names_and_not_too_many() {

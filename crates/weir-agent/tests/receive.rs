@@ -15,8 +15,8 @@ use weir_compiler::object::ObjectKey;
 use weir_compiler::ports::PortSet;
 use weir_compiler::selector::Selector;
 use weir_compiler::slice::{
-    Action, Change, Direction, Entry, Member, NodeSlice, PeerSet, PeerSetId, PortSetId, Profile, ProfileId,
-    Rule, RuleId, Ruleset, RulesetId, SlicePod, SlicePolicy, SubjectId, Tier,
+    Action, Change, Direction, Effect, Entry, Member, NodeSlice, PeerSet, PeerSetId, PortSetId, Profile,
+    ProfileId, Rule, RuleId, Ruleset, RulesetId, SlicePod, SlicePolicy, SubjectId, Tier,
 };
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::Planner;
@@ -143,9 +143,14 @@ fn small() -> Vec<Change> {
     let ports = PortSetId::from_bytes(id(2));
     let rule = Rule { action: Action::Accept, peers: Some(vec![PeerSetId::from_bytes(id(1))]), ports };
     let entry = Entry { tier: Tier::NetworkPolicy, priority: 0, rule: RuleId::from_bytes(id(3)) };
-    let ruleset = Ruleset { direction: Direction::Ingress, isolated: true, entries: vec![entry] };
-    let profile =
-        Profile { ingress: Some(RulesetId::from_bytes(id(4))), egress: None, subjects: vec![subject] };
+    let ruleset = Ruleset {
+        direction: Direction::Ingress,
+        isolated: true,
+        effect: Effect::Enforce,
+        entries: vec![entry],
+    };
+    let ingress = Some(RulesetId::from_bytes(id(4)));
+    let profile = Profile { ingress, subjects: vec![subject], ..Profile::default() };
     let pod = SlicePod {
         addresses: vec![[10, 0, 0, 1].into()],
         profile: ProfileId::from_bytes(id(5)),
@@ -156,10 +161,21 @@ fn small() -> Vec<Change> {
         Change::PortSet(ports, PortSet::Any),
         Change::Rule(RuleId::from_bytes(id(3)), rule),
         Change::Ruleset(RulesetId::from_bytes(id(4)), ruleset),
-        Change::Policy(ObjectKey::new("a", "x"), SlicePolicy { subject, clauses: Default::default() }),
+        Change::Policy(
+            ObjectKey::new("a", "x"),
+            SlicePolicy { subject, audit: false, clauses: Default::default() },
+        ),
         Change::Profile(ProfileId::from_bytes(id(5)), profile),
         Change::Pod(ObjectKey::new("a", "p"), pod),
     ]
+}
+
+fn profile_of(changes: &mut [Change]) -> &mut Profile {
+    let profiles = changes.iter_mut().filter_map(|change| match change {
+        Change::Profile(_, profile) => Some(profile),
+        _ => None,
+    });
+    profiles.last().unwrap()
 }
 
 fn held() -> NodeSlice {
@@ -215,7 +231,21 @@ fn what_would_confuse_the_plan_is_refused() {
     let Change::Profile(_, profile) = &mut turned[5] else { panic!() };
     profile.egress = profile.ingress.take();
     let refused = receive(&NodeSlice::default(), &encoded(&turned), None);
-    assert!(matches!(refused, Err(Refused::WrongDirection { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(Refused::WrongPlace { .. })), "{refused:?}");
+
+    // what is only told cannot take the place of what is enforced, nor the other way round (U29)
+    let mut told = small();
+    let Change::Ruleset(_, ruleset) = &mut told[3] else { panic!() };
+    ruleset.effect = Effect::WouldDeny;
+    let refused = receive(&NodeSlice::default(), &encoded(&told), None);
+    assert!(matches!(refused, Err(Refused::WrongPlace { .. })), "{refused:?}");
+    let mut both = small();
+    let Change::Profile(_, profile) = &mut both[5] else { panic!() };
+    profile.audited[0] = profile.ingress;
+    let refused = receive(&NodeSlice::default(), &encoded(&both), None);
+    assert!(matches!(refused, Err(Refused::WrongPlace { .. })), "{refused:?}");
+    profile_of(&mut told).audited[0] = profile_of(&mut told).ingress.take();
+    assert!(receive(&NodeSlice::default(), &encoded(&told), None).is_ok());
 
     let never = vec![weir_proto::forget(&[5]).to_vec()];
     let known = items(&key(), &held());

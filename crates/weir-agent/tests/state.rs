@@ -32,8 +32,10 @@ fn small() -> NodeSlice {
     let spec = serde_json::from_value(spec).unwrap();
     let mut pod = plain_pod(ObjectKey::new("a", "p"), "10.0.0.1");
     pod.node = Some("n1".into());
-    compiler
-        .apply([Event::Pod(pod), Event::Policy(Policy { namespace: "a".into(), name: "x".into(), spec })]);
+    compiler.apply([
+        Event::Pod(pod),
+        Event::Policy(Policy { namespace: "a".into(), name: "x".into(), audit: None, spec }),
+    ]);
     compiler.slice("n1")
 }
 

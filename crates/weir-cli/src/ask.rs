@@ -82,6 +82,19 @@ impl Said {
     }
 }
 
+impl Group<'_> {
+    /// What audited policies would change (U29).
+    fn audited(&self) -> Vec<String> {
+        match &self.said {
+            Said::One(_, judgement) => self.pair.audited_notes(judgement, ""),
+            Said::All(ranges) => {
+                let of = |range: &Range| self.pair.audited_notes(&range.judgement, &format!(" at {range}"));
+                ranges.iter().flat_map(of).collect()
+            }
+        }
+    }
+}
+
 impl Answer<'_> {
     /// Every pair passes.
     pub(crate) fn allowed(&self) -> bool {
@@ -327,7 +340,7 @@ pub(crate) fn ask<'p>(
     }
     groups.sort_by_key(|group| (group.said.allowed(), std::cmp::Reverse(group.pairs)));
     for group in &groups {
-        for note in group.pair.notes(group.said.allowed()) {
+        for note in group.pair.notes(group.said.allowed()).into_iter().chain(group.audited()) {
             if !notes.contains(&note) {
                 notes.push(note);
             }

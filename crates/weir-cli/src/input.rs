@@ -41,7 +41,7 @@ pub(crate) struct Input {
 pub(crate) type Answerer = ManuallyDrop<Cluster>;
 
 /// What was read, before anything is made of it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Found {
     pub(crate) inventory: Inventory,
     /// Of what is named without one.

@@ -90,6 +90,17 @@ struct Side {
     isolated_by: Vec<String>,
     clause: Option<Clause>,
     nearest_misses: Vec<Miss>,
+    /// If audited policies were enforced, where that differs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audited: Option<Audited>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Audited {
+    verdict: &'static str,
+    isolated_by: Vec<String>,
+    clause: Option<Clause>,
 }
 
 #[derive(Debug, Serialize)]
@@ -182,6 +193,17 @@ fn side(pair: &Pair<'_>, port: Port, family: &InFamily, direction: Direction) ->
         isolated_by: Vec::new(),
         clause: None,
         nearest_misses: Vec::new(),
+        audited: family.audited(direction).map(|verdict| Audited {
+            verdict: if verdict.allowed { "allowed" } else { "denied" },
+            isolated_by: match &verdict.reason {
+                Reason::NoClause(by) => by.iter().map(ObjectKey::to_string).collect(),
+                _ => Vec::new(),
+            },
+            clause: match &verdict.reason {
+                Reason::Clause(found) => Some(clause(pair, found)),
+                _ => None,
+            },
+        }),
     };
     match answer {
         Says::Exempt(Exempt::Itself) => side.reason = "itself",

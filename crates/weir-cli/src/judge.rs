@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use anyhow::{Result, bail};
-use weir_compiler::flow::Flow;
+use weir_compiler::flow::{Answer, End, Flow};
 use weir_compiler::policy::PeerClause;
 use weir_compiler::ports::L4;
 use weir_compiler::slice::Direction;
+use weir_compiler::verdict::{Reason, Verdict};
 
 use crate::cluster::{Cluster, NODE_LOCAL_DNS, PodState, is_choice};
 use crate::names::Port;
@@ -27,12 +28,23 @@ pub(crate) struct InFamily {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
     pub(crate) flow: Flow,
+    /// Of egress and ingress, what it would be if audited policies were enforced, where that differs (U29).
+    audited: [Option<Verdict>; 2],
 }
 
 impl InFamily {
     /// As people say it.
     pub(crate) fn name(&self) -> &'static str {
         if self.destination.is_ipv4() { "IPv4" } else { "IPv6" }
+    }
+
+    /// What would be said of a direction if audited policies were enforced; `None`: the same (U29).
+    pub(crate) fn audited(&self, direction: Direction) -> Option<&Verdict> {
+        let [egress, ingress] = &self.audited;
+        match direction {
+            Direction::Egress => egress.as_ref(),
+            Direction::Ingress => ingress.as_ref(),
+        }
     }
 
     /// The address of the other end, seen from the pod that a direction is about.
@@ -61,7 +73,10 @@ impl Judgement {
 
     /// The same verdicts for the same reasons.
     pub(crate) fn same_as(&self, other: &Judgement) -> bool {
-        self.0.iter().map(|f| &f.flow).eq(other.0.iter().map(|f| &f.flow))
+        let said = |judgement: &'_ Judgement| -> Vec<_> {
+            judgement.0.iter().map(|f| (f.flow.clone(), f.audited.clone())).collect()
+        };
+        said(self) == said(other)
     }
 
     /// The family that decides: the first that denies, or the first.
@@ -95,10 +110,15 @@ impl<'a> Pair<'a> {
             from.node = to.node;
         }
         let l4 = L4::Port(port.protocol, port.number);
-        let in_family = |&(source, destination): &(IpAddr, IpAddr)| InFamily {
-            source,
-            destination,
-            flow: Flow::judge_on(self.cluster.own_node, from, to, source, destination, l4),
+        let in_family = |&(source, destination): &(IpAddr, IpAddr)| {
+            let flow = Flow::judge_on(self.cluster.own_node, from, to, source, destination, l4);
+            let audited = |answer: &Answer, of: End<'_>, direction, peer| match answer {
+                Answer::Policy(_) => of.slice.audited(of.key, direction, peer, l4),
+                Answer::Exempt(_) => None,
+            };
+            let egress = audited(&flow.egress, from, Direction::Egress, destination);
+            let ingress = audited(&flow.ingress, to, Direction::Ingress, source);
+            InFamily { source, destination, flow, audited: [egress, ingress] }
         };
         Judgement(self.addresses.iter().map(in_family).collect())
     }
@@ -150,6 +170,28 @@ impl<'a> Pair<'a> {
                 "{} is in its node's network, and it is not known whether {} runs on that node: if it does, \
                  ingress passes whatever policies say (N71)",
                 from.key, to.key
+            ));
+        }
+        notes
+    }
+
+    /// What audited policies would change (U29).
+    pub(crate) fn audited_notes(&self, said: &Judgement, at: &str) -> Vec<String> {
+        let mut notes = Vec::new();
+        for direction in [Direction::Egress, Direction::Ingress] {
+            let family = said.0.iter().find_map(|family| family.audited(direction));
+            let Some(verdict) = family else { continue };
+            let (what, by) = match &verdict.reason {
+                Reason::Clause(clause) => ("allowed", clause.to_string()),
+                Reason::NoClause(by) => {
+                    ("denied", by.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+                }
+                _ => continue,
+            };
+            notes.push(format!(
+                "if what is audited were enforced, {} of {} would be {what}{at}, by {by} (weir.dev/audit, U29)",
+                direction.as_str(),
+                self.subject(direction).name(),
             ));
         }
         notes

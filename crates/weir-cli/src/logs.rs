@@ -81,6 +81,8 @@ struct Line {
     protocol: serde_json::Value,
     #[serde(default)]
     policies: Vec<String>,
+    /// The clause of an audited policy.
+    would_allow: Option<String>,
     #[serde(default)]
     suppressed: u64,
 }
@@ -190,9 +192,12 @@ impl Logs {
     }
 }
 
+/// What became of a connection: `would-deny` is one that passed, and audited policies would deny.
+const VERDICTS: [&str; 2] = ["denied", "would-deny"];
+
 /// A line of JSON that tells of a connection; agents may come to write others.
 fn understood(text: &str) -> Option<Line> {
-    serde_json::from_str(text).ok().filter(|line: &Line| line.verdict == "denied")
+    serde_json::from_str(text).ok().filter(|line: &Line| VERDICTS.contains(&line.verdict.as_str()))
 }
 
 impl Line {
@@ -218,11 +223,19 @@ impl Line {
             0 => String::new(),
             n => format!(", and {n} before that were not told"),
         };
+        let by = match self.verdict.as_str() {
+            "denied" => format!("isolated by {by}"),
+            _ => format!("would be isolated by {by}"),
+        };
+        let audited = match &self.would_allow {
+            Some(clause) => format!("; audited {} would allow it", escape(clause)),
+            None => String::new(),
+        };
         let rest = paint.dim(&format!("(node {}{more})", escape(&self.node)));
         format!(
-            "{}  {}  {from} -> {to}  {port}  {} of {denier}, isolated by {by}  {rest}",
+            "{}  {}  {from} -> {to}  {port}  {} of {denier}, {by}{audited}  {rest}",
             escape(&self.time),
-            paint.verdict(false, "denied"),
+            paint.verdict(self.verdict != "denied", &self.verdict),
             escape(&self.direction),
         )
     }

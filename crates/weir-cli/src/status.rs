@@ -49,7 +49,7 @@ enum Output {
 #[serde(rename_all = "camelCase")]
 struct Report {
     ok: bool,
-    /// What agents are told to do: `enforce`, `off` or `withdrawn`. Absent: no controller has told.
+    /// What agents are told to do: `enforce`, `audit`, `off` or `withdrawn`. Absent: no controller has told.
     mode: Option<String>,
     controllers: Vec<Controller>,
     /// Agents by their versions, as controllers know them.
@@ -208,7 +208,7 @@ fn report(cluster: &Cluster, told: &BTreeMap<String, String>, now: u64) -> Repor
         warnings
             .push(format!("node {node} has mode {has}, and not {}", mode.as_deref().unwrap_or("enforce")));
     }
-    let in_mode = |name: &str| other.get(name).copied().or(mode.as_deref()).unwrap_or("enforce") == "enforce";
+    let in_mode = |name: &str| other.get(name).copied().or(mode.as_deref()).unwrap_or("enforce");
     let nodes: Vec<Node> =
         names(cluster).into_iter().map(|name| node(cluster, name, &behind, in_mode(name))).collect();
 
@@ -256,7 +256,7 @@ fn names(cluster: &Cluster) -> BTreeSet<&str> {
     cluster.pods.values().filter_map(|p| p.pod.node.as_deref()).collect()
 }
 
-fn node(cluster: &Cluster, name: &str, behind: &BTreeMap<&str, u64>, enforces: bool) -> Node {
+fn node(cluster: &Cluster, name: &str, behind: &BTreeMap<&str, u64>, mode: &str) -> Node {
     let mut here: Vec<&PodState> =
         parts(cluster, "agent").filter(|p| p.pod.node.as_deref() == Some(name) && p.out.is_none()).collect();
     here.sort_by_key(|p| !p.details.ready);
@@ -267,7 +267,8 @@ fn node(cluster: &Cluster, name: &str, behind: &BTreeMap<&str, u64>, enforces: b
         None => "noAgent",
         Some(agent) if !agent.details.ready => "notReady",
         Some(_) if behind > 0 => "behind",
-        Some(_) if !enforces => "off",
+        Some(_) if mode == "audit" => "audit",
+        Some(_) if mode != "enforce" => "off",
         Some(_) => "enforcing",
     };
     Node { name: name.to_owned(), state, agent: here.first().map(|p| p.name()), behind }
@@ -310,6 +311,7 @@ fn text(report: &Report, paint: Paint) -> String {
                 "no weir-agent runs on it: nothing is enforced there, or what one enforced last".to_owned()
             }
             "off" => "off: no policy is enforced there".to_owned(),
+            "audit" => "audit: no policy is enforced there, what they would deny is logged".to_owned(),
             "notReady" => "its agent is not ready: what it enforced last stays".to_owned(),
             _ => format!("{} versions behind", n.behind),
         };
@@ -419,8 +421,12 @@ mod tests {
         assert!(!one.ok && one.warnings == ["node n2 has mode enforce, and not off"], "{one:?}");
         assert_eq!((one.nodes[0].state, one.nodes[1].state), ("off", "enforcing"));
 
-        let audit = off(&[], Some("mode \"audit\" is none"));
-        assert!(!audit.ok && audit.warnings == ["mode \"audit\" is none"], "{audit:?}");
+        let wrong = off(&[], Some("mode \"of\" is none"));
+        assert!(!wrong.ok && wrong.warnings == ["mode \"of\" is none"], "{wrong:?}");
+
+        let audit = off(&[("n2", "audit")], None);
+        assert_eq!(audit.nodes[1].state, "audit");
+        assert!(text(&audit, Paint(false)).contains("what they would deny is logged"));
     }
 
     const BAD: &str = "---

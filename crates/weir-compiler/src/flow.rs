@@ -196,7 +196,12 @@ mod tests {
             pods[4].labels = crate::object::Labels::new();
             let mut compiler = Compiler::new(Scope::AllNodes);
             compiler.apply(pods.iter().cloned().map(Event::Pod));
-            compiler.apply([Event::Policy(Policy { namespace: "x".into(), name: "deny".into(), spec })]);
+            compiler.apply([Event::Policy(Policy {
+                namespace: "x".into(),
+                name: "deny".into(),
+                audit: None,
+                spec,
+            })]);
             World(pods, vec![compiler.slice("1"), compiler.slice("2")])
         }
 

@@ -16,7 +16,7 @@ use petgraph::visit::EdgeRef;
 use crate::identity::{Hash, port_set_id};
 use crate::ports::PortSet;
 use crate::slice::{
-    Action, Direction, Entry, PeerSet, PeerSetId, PortSetId, Rule, RuleId, Ruleset, RulesetId,
+    Action, Direction, Effect, Entry, PeerSet, PeerSetId, PortSetId, Rule, RuleId, Ruleset, RulesetId,
 };
 use crate::small::PlaceMap;
 
@@ -28,7 +28,7 @@ pub(crate) enum Content {
     PeerSet(PeerSet),
     PortSet(PortSet),
     Rule { action: Action, any_peer: bool },
-    Ruleset { direction: Direction, isolated: bool },
+    Ruleset { direction: Direction, isolated: bool, effect: Effect },
 }
 
 #[derive(Debug)]
@@ -99,6 +99,7 @@ impl Graph {
         &mut self,
         direction: Direction,
         isolated: bool,
+        effect: Effect,
         entries: impl IntoIterator<Item = (crate::slice::Tier, u32, Vertex)>,
     ) -> Vertex {
         let mut entries: Vec<(Entry, Vertex)> = entries
@@ -115,7 +116,10 @@ impl Graph {
             hash.number(entry.priority.into());
             hash.bytes(&entry.rule.0);
         }
-        let (vertex, new) = self.intern(hash.finish(), || Content::Ruleset { direction, isolated });
+        if effect != Effect::Enforce {
+            hash.number(effect as u64);
+        }
+        let (vertex, new) = self.intern(hash.finish(), || Content::Ruleset { direction, isolated, effect });
         if new {
             for (entry, rule) in entries.into_iter().rev() {
                 self.retain(rule);
@@ -222,7 +226,9 @@ impl Graph {
 
     /// A ruleset as slices have it.
     pub(crate) fn as_ruleset(&self, vertex: Vertex) -> Option<Ruleset> {
-        let Content::Ruleset { direction, isolated } = self.vertices[vertex].content else { return None };
+        let Content::Ruleset { direction, isolated, effect } = self.vertices[vertex].content else {
+            return None;
+        };
         let mut entries: Vec<Entry> = self
             .vertices
             .edges_directed(vertex, Outgoing)
@@ -232,7 +238,7 @@ impl Graph {
             })
             .collect();
         entries.sort_unstable();
-        Some(Ruleset { direction, isolated, entries })
+        Some(Ruleset { direction, isolated, effect, entries })
     }
 
     /// How many vertices there are.

@@ -16,6 +16,8 @@ use crate::small::{Places, place};
 /// A policy's rules in the graph. Holds references to vertices; [`Lowered::release`] gives them back.
 #[derive(Debug)]
 pub(crate) struct Lowered {
+    /// They are not enforced (U29).
+    pub(crate) audit: bool,
     ingress: Option<Vec<LoweredRule>>,
     egress: Option<Vec<LoweredRule>>,
 }
@@ -38,6 +40,7 @@ pub(crate) enum LoweredRule {
 
 impl Lowered {
     pub(crate) fn new(
+        audit: bool,
         clauses: &PolicyClauses,
         graph: &mut Graph,
         population: &mut Population,
@@ -45,6 +48,7 @@ impl Lowered {
     ) -> Self {
         let mut lower = Lower { graph, population, peer_sets };
         Lowered {
+            audit,
             ingress: clauses
                 .ingress
                 .as_ref()

@@ -160,9 +160,14 @@ pub struct Policy {
     pub namespace: String,
     /// `metadata.name`
     pub name: String,
+    /// The annotation [`AUDIT`], as written (U29).
+    pub audit: Option<String>,
     /// `spec`
     pub spec: PolicySpec,
 }
+
+/// The annotation of policies that are not enforced but audited (U29): what they would change is told.
+pub const AUDIT: &str = "weir.dev/audit";
 
 impl Policy {
     /// Namespace and name.

@@ -85,7 +85,8 @@ impl Compiler {
         // what is new takes its references before what is old gives them back
         let namespace = Selector::label(NAMESPACE_NAME_LABEL, &read.key.namespace);
         let selection = self.population.retain(&namespace, &read.subject);
-        let lowered = Lowered::new(&read.clauses, &mut self.graph, &mut self.population, &mut self.peer_sets);
+        let Compiler { graph, population, peer_sets, .. } = self;
+        let lowered = Lowered::new(read.audit, &read.clauses, graph, population, peer_sets);
         let state = PolicyState { read, selection, lowered, changed: true, told: false };
         match known {
             None => {
@@ -134,7 +135,8 @@ impl Compiler {
     pub(crate) fn policy_change(&self, id: u32) -> Change {
         let state = &self.policies.all[id as usize];
         let subject = self.subject_id(state.selection);
-        let policy = SlicePolicy { subject, clauses: state.read.clauses.clone() };
+        let ReadPolicy { audit, clauses, .. } = &state.read;
+        let policy = SlicePolicy { subject, audit: *audit, clauses: clauses.clone() };
         Change::Policy(state.read.key.clone(), policy)
     }
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use crate::cidr::{Cidr, CidrSet};
 use crate::object::{
-    IpBlock, LabelSelector, Labels, ObjectKey, Peer, Policy, PolicyPort, PortRef, Protocol, UnknownFields,
+    AUDIT, IpBlock, LabelSelector, Labels, ObjectKey, Peer, Policy, PolicyPort, PortRef, Protocol,
+    UnknownFields,
 };
 use crate::selector::Selector;
 use crate::slice::Direction;
@@ -24,6 +25,8 @@ pub struct ReadPolicy {
     pub key: ObjectKey,
     /// Which pods of its namespace it selects.
     pub subject: Selector,
+    /// It is not enforced: what it would change is told (U29).
+    pub audit: bool,
     /// What it says.
     pub clauses: Arc<PolicyClauses>,
     /// What of it cannot be enforced.
@@ -103,6 +106,8 @@ pub enum Effect {
     ClauseMatchesNothing,
     /// The policy isolates the pods that it selects in both directions and allows nothing.
     PolicyAllowsNothing,
+    /// The policy is enforced, although it may have been meant to be audited.
+    PolicyIsEnforced,
 }
 
 impl fmt::Display for Problem {
@@ -112,6 +117,7 @@ impl fmt::Display for Problem {
             Effect::PolicyAllowsNothing => {
                 "the policy isolates the pods that it selects in both directions and allows nothing"
             }
+            Effect::PolicyIsEnforced => "the policy is enforced",
         };
         write!(f, "{}: {}; {effect}", self.path, self.reason)
     }
@@ -122,6 +128,7 @@ impl ReadPolicy {
     pub fn read(policy: &Policy) -> ReadPolicy {
         let mut reader = Reader { namespace: &policy.namespace, problems: Vec::new() };
         let spec = &policy.spec;
+        let audit = reader.audit(policy.audit.as_deref());
         let subject = reader.subject(&spec.pod_selector);
         let types = reader.types(&spec.policy_types, !spec.egress.is_empty());
         reader.outer_fields("spec", &spec.unknown);
@@ -144,7 +151,13 @@ impl ReadPolicy {
         if reader.problems.iter().any(|p| p.effect == Effect::PolicyAllowsNothing) {
             clauses = PolicyClauses { ingress: Some(Vec::new()), egress: Some(Vec::new()) };
         }
-        ReadPolicy { key: policy.key(), subject, clauses: Arc::new(clauses), problems: reader.problems }
+        ReadPolicy {
+            key: policy.key(),
+            subject,
+            audit,
+            clauses: Arc::new(clauses),
+            problems: reader.problems,
+        }
     }
 }
 
@@ -174,6 +187,20 @@ impl Reader<'_> {
     fn policy(&mut self, path: impl Display, reason: impl Into<String>) {
         let effect = Effect::PolicyAllowsNothing;
         self.problems.push(Problem { path: path.to_string(), reason: reason.into(), effect });
+    }
+
+    /// U29: what is not plainly meant to be audited is enforced.
+    fn audit(&mut self, annotation: Option<&str>) -> bool {
+        match annotation {
+            Some("true") => return true,
+            None | Some("false") => {}
+            Some(other) => self.problems.push(Problem {
+                path: format!("metadata.annotations[{AUDIT}]"),
+                reason: format!("{other:?} is neither \"true\" nor \"false\""),
+                effect: Effect::PolicyIsEnforced,
+            }),
+        }
+        false
     }
 
     /// N101: a field of a newer API may restrict what is around it.

@@ -15,10 +15,10 @@ use crate::identity::profile_id;
 use crate::lower::LoweredRule;
 use crate::object::NamedPort;
 use crate::ports::PortSet;
-use crate::slice::{Action, Direction, Profile, ProfileId, Tier};
+use crate::slice::{Action, Direction, Effect, Profile, ProfileId, Tier};
 use crate::small::{PlaceMap, place};
 
-/// One for each direction in which it isolates.
+/// One for each direction in which policies isolate, and one for each in which audited policies say something.
 pub(crate) type Rulesets = SmallVec<[Vertex; 2]>;
 
 #[derive(Debug)]
@@ -124,38 +124,39 @@ impl Compiler {
             return None; // its pods are about to leave it
         }
         let mut rulesets = Rulesets::new();
-        let (mut ingress, mut egress) = (None, None);
-        for direction in Direction::BOTH {
-            let Some(ruleset) = self.ruleset(direction, id) else { continue };
-            rulesets.push(ruleset);
-            let id = Some(ruleset_id(&self.graph, ruleset));
-            match direction {
-                Direction::Ingress => ingress = id,
-                Direction::Egress => egress = id,
-            }
-        }
+        let [(ingress, audited_in), (egress, audited_out)] = Direction::BOTH.map(|direction| {
+            let enforced = self.ruleset(direction, Effect::Enforce, id);
+            let effect = if enforced.is_some() { Effect::WouldAllow } else { Effect::WouldDeny };
+            let audited = self.ruleset(direction, effect, id);
+            rulesets.extend([enforced, audited].into_iter().flatten());
+            let known = |ruleset: Option<Vertex>| ruleset.map(|ruleset| ruleset_id(&self.graph, ruleset));
+            (known(enforced), known(audited))
+        });
+        let audited = [audited_in, audited_out];
         let profile = &mut self.profiles.all[id as usize];
-        if (ingress, egress) == (profile.content.ingress, profile.content.egress) {
+        let before = &mut profile.content;
+        if (ingress, egress, audited) == (before.ingress, before.egress, before.audited) {
             let mut dead = Vec::new();
             rulesets.into_iter().for_each(|v| self.graph.release(v, &mut dead));
             debug_assert!(dead.is_empty(), "the profile still holds the same rulesets");
             return None;
         }
-        (profile.content.ingress, profile.content.egress) = (ingress, egress);
+        (before.ingress, before.egress, before.audited) = (ingress, egress, audited);
         Some(std::mem::replace(&mut profile.rulesets, rulesets))
     }
 
     /// The ruleset of pods with this profile, with a reference; `None`: no policy isolates
-    /// them in this direction (N1, N2, N16).
-    fn ruleset(&mut self, direction: Direction, profile: u32) -> Option<Vertex> {
+    /// them in this direction (N1, N2, N16), or would.
+    fn ruleset(&mut self, direction: Direction, effect: Effect, profile: u32) -> Option<Vertex> {
+        let audit = effect != Effect::Enforce;
         let profile = &self.profiles.all[profile as usize];
         let subjects = profile.selections.iter().filter_map(|s| self.subjects.get(s));
-        if !subjects.clone().any(|subject| subject.isolates(direction)) {
+        if !subjects.clone().any(|subject| subject.isolates(direction, audit)) {
             return None;
         }
-        let mut rules: Vec<Vertex> = subjects.clone().flat_map(|s| s.fixed(direction)).collect();
+        let mut rules: Vec<Vertex> = subjects.clone().flat_map(|s| s.fixed(direction, audit)).collect();
         let fixed = rules.len();
-        for policy in subjects.flat_map(|subject| subject.named(direction)) {
+        for policy in subjects.flat_map(|subject| subject.named(direction, audit)) {
             let lowered = &self.policies.all[policy as usize].lowered;
             for rule in lowered.rules(direction).into_iter().flatten() {
                 let LoweredRule::Named { peers, ranges, names } = rule else { continue };
@@ -175,7 +176,7 @@ impl Compiler {
             }
         }
         let entries = rules.iter().map(|rule| (Tier::NetworkPolicy, 0, *rule));
-        let ruleset = self.graph.ruleset(direction, true, entries);
+        let ruleset = self.graph.ruleset(direction, true, effect, entries);
         let mut dead = Vec::new();
         rules.drain(fixed..).for_each(|rule| self.graph.release(rule, &mut dead));
         debug_assert!(dead.is_empty(), "policies hold the peer sets");

@@ -119,6 +119,18 @@ pub enum Action {
     Pass,
 }
 
+/// What becomes of a [`Ruleset`]'s verdict.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Effect {
+    /// It holds.
+    #[default]
+    Enforce,
+    /// It is told: what audited policies would deny to pods that nothing isolates in this direction (U29).
+    WouldDeny,
+    /// It is known to the evaluator: what audited policies would allow to pods that others isolate (U29).
+    WouldAllow,
+}
+
 /// All rules for a pod in one direction, named ports resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Ruleset {
@@ -126,6 +138,8 @@ pub struct Ruleset {
     pub direction: Direction,
     /// A NetworkPolicy isolates the pod: what no rule up to its tier accepts is dropped (N1, C5).
     pub isolated: bool,
+    /// Whether that is enforced.
+    pub effect: Effect,
     /// Sorted by tier, then priority; of one priority, the order means nothing.
     pub entries: Vec<Entry>,
 }
@@ -195,6 +209,8 @@ pub struct Profile {
     pub ingress: Option<RulesetId>,
     /// `None`: not isolated (N1).
     pub egress: Option<RulesetId>,
+    /// By [`Direction`], what its audited policies would change (U29). `None`: nothing.
+    pub audited: [Option<RulesetId>; 2],
     /// What selects the pods, sorted: the policies with these subjects.
     pub subjects: Vec<SubjectId>,
 }
@@ -207,6 +223,11 @@ impl Profile {
             Direction::Egress => self.egress,
         }
     }
+
+    /// What audited policies would change in a direction (U29).
+    pub fn audited(&self, direction: Direction) -> Option<RulesetId> {
+        self.audited[direction as usize]
+    }
 }
 
 /// A policy that selects pods of the node.
@@ -214,6 +235,8 @@ impl Profile {
 pub struct SlicePolicy {
     /// What it selects.
     pub subject: SubjectId,
+    /// It is not enforced (U29).
+    pub audit: bool,
     /// What it says.
     pub clauses: Arc<PolicyClauses>,
 }
@@ -387,6 +410,37 @@ impl NodeSlice {
             policies.sort_unstable();
         }
         policies
+    }
+
+    /// Of these, the policies that are enforced and say something of a direction: they isolate the pods (N1).
+    pub fn isolating<'a>(
+        &'a self,
+        profile: &Profile,
+        direction: Direction,
+    ) -> impl Iterator<Item = &'a ObjectKey> {
+        self.stating(profile, direction, false)
+    }
+
+    /// The same of those that are audited (U29).
+    pub fn auditing<'a>(
+        &'a self,
+        profile: &Profile,
+        direction: Direction,
+    ) -> impl Iterator<Item = &'a ObjectKey> {
+        self.stating(profile, direction, true)
+    }
+
+    fn stating<'a>(
+        &'a self,
+        profile: &Profile,
+        direction: Direction,
+        audit: bool,
+    ) -> impl Iterator<Item = &'a ObjectKey> {
+        let says = move |key: &&ObjectKey| {
+            let policy = self.policies.get(*key);
+            policy.is_some_and(|policy| policy.audit == audit && policy.rules(direction).is_some())
+        };
+        self.policies_of(profile).into_iter().filter(says)
     }
 
     fn forget_policy(&mut self, key: &ObjectKey) {

@@ -24,8 +24,11 @@ pub(crate) struct Subject {
     pub(crate) nodes: PlaceMap<u32>,
     /// Where its policies are in the table of the batch that is being made.
     pub(crate) at: Option<Range<u32>>,
+    /// What is enforced.
     ingress: Rules,
     egress: Rules,
+    /// What is audited (U29); of most, nothing.
+    audited: Option<Box<[Rules; 2]>>,
 }
 
 /// The rules of one direction.
@@ -40,19 +43,21 @@ struct Rules {
 }
 
 impl Subject {
-    /// Whether policies isolate the pods in this direction.
-    pub(crate) fn isolates(&self, direction: Direction) -> bool {
-        self.of(direction).isolating > 0
+    /// Whether policies isolate the pods in this direction; or would, those that are audited.
+    pub(crate) fn isolates(&self, direction: Direction, audit: bool) -> bool {
+        self.of(direction, audit).is_some_and(|rules| rules.isolating > 0)
     }
 
     /// The rules that are the same for each pod, each once.
-    pub(crate) fn fixed(&self, direction: Direction) -> impl Iterator<Item = Vertex> {
-        self.of(direction).fixed.keys().map(|vertex| Vertex::new(vertex as usize))
+    pub(crate) fn fixed(&self, direction: Direction, audit: bool) -> impl Iterator<Item = Vertex> {
+        let fixed = self.of(direction, audit).into_iter().flat_map(|rules| rules.fixed.keys());
+        fixed.map(|vertex| Vertex::new(vertex as usize))
     }
 
     /// The policies with rules that each pod resolves for itself.
-    pub(crate) fn named(&self, direction: Direction) -> impl Iterator<Item = u32> {
-        self.of(direction).named.iter().flat_map(|named| named.keys())
+    pub(crate) fn named(&self, direction: Direction, audit: bool) -> impl Iterator<Item = u32> {
+        let named = self.of(direction, audit).into_iter().flat_map(|rules| rules.named.iter());
+        named.flat_map(|named| named.keys())
     }
 
     /// A policy comes: whether its rules are new here.
@@ -60,7 +65,7 @@ impl Subject {
         let mut new = false;
         for direction in Direction::BOTH {
             let Some(rules) = lowered.rules(direction) else { continue };
-            let of = self.of_mut(direction);
+            let of = self.of_mut(direction, lowered.audit);
             of.isolating += 1;
             new |= of.isolating == 1;
             for rule in rules {
@@ -85,7 +90,7 @@ impl Subject {
         let mut gone = false;
         for direction in Direction::BOTH {
             let Some(rules) = lowered.rules(direction) else { continue };
-            let of = self.of_mut(direction);
+            let of = self.of_mut(direction, lowered.audit);
             of.isolating -= 1;
             gone |= of.isolating == 0;
             for rule in rules {
@@ -101,15 +106,17 @@ impl Subject {
         gone
     }
 
-    fn of(&self, direction: Direction) -> &Rules {
+    fn of(&self, direction: Direction, audit: bool) -> Option<&Rules> {
         match direction {
-            Direction::Ingress => &self.ingress,
-            Direction::Egress => &self.egress,
+            _ if audit => self.audited.as_ref().map(|both| &both[direction as usize]),
+            Direction::Ingress => Some(&self.ingress),
+            Direction::Egress => Some(&self.egress),
         }
     }
 
-    fn of_mut(&mut self, direction: Direction) -> &mut Rules {
+    fn of_mut(&mut self, direction: Direction, audit: bool) -> &mut Rules {
         match direction {
+            _ if audit => &mut self.audited.get_or_insert_default()[direction as usize],
             Direction::Ingress => &mut self.ingress,
             Direction::Egress => &mut self.egress,
         }

@@ -11,7 +11,7 @@ use crate::object::ObjectKey;
 use crate::policy::{PeerClause, PortClause, RuleClause};
 use crate::ports::L4;
 use crate::slice::{
-    Action, Direction, Member, NodeSlice, PeerSet, PeerSetId, Profile, RuleId, Ruleset, RulesetId, SlicePod,
+    Action, Direction, Effect, Member, NodeSlice, PeerSet, PeerSetId, RuleId, Ruleset, RulesetId, SlicePod,
     Tier,
 };
 
@@ -99,7 +99,8 @@ impl NodeSlice {
         match self.decide(ruleset, peer, l4) {
             Some(Action::Deny) => return Verdict { allowed: false, reason: Reason::NoClause(Vec::new()) },
             Some(_) => {
-                let clause = self.clause(state, profile, direction, peer, l4);
+                let policies = self.isolating(profile, direction);
+                let clause = self.clause(state, policies, direction, peer, l4);
                 return allow(clause.map_or(Reason::NotIsolated, Reason::Clause));
             }
             None => {}
@@ -107,9 +108,32 @@ impl NodeSlice {
         if !ruleset.isolated {
             return allow(Reason::NotIsolated);
         }
-        let isolates = |key: &&ObjectKey| self.policies[*key].rules(direction).is_some();
-        let by = self.policies_of(profile).into_iter().filter(isolates).cloned().collect();
+        let by = self.isolating(profile, direction).cloned().collect();
         Verdict { allowed: false, reason: Reason::NoClause(by) }
+    }
+
+    /// What the [`verdict`](NodeSlice::verdict) would be if the policies that are audited were enforced, too.
+    /// `None`: the same (U29).
+    pub fn audited(&self, pod: &ObjectKey, direction: Direction, peer: IpAddr, l4: L4) -> Option<Verdict> {
+        let state = self.pods.get(pod)?;
+        let profile = &self.profiles[&state.profile];
+        let ruleset = profile.audited(direction)?;
+        let accepted = self.accepts(ruleset, peer, l4);
+        if state.addresses.contains(&peer) || accepted == self.verdict(pod, direction, peer, l4).allowed {
+            return None;
+        }
+        let reason = match accepted {
+            true => {
+                Reason::Clause(self.clause(state, self.auditing(profile, direction), direction, peer, l4)?)
+            }
+            false => Reason::NoClause(self.auditing(profile, direction).cloned().collect()),
+        };
+        match (self.rulesets[&ruleset].effect, accepted) {
+            (Effect::WouldDeny, false) | (Effect::WouldAllow, true) => {
+                Some(Verdict { allowed: accepted, reason })
+            }
+            _ => None,
+        }
     }
 
     /// Whether a pod with this ruleset lets it pass, without the reason, which is what costs in a
@@ -146,7 +170,7 @@ impl NodeSlice {
     pub fn nearest_misses(&self, pod: &ObjectKey, direction: Direction, peer: IpAddr, l4: L4) -> Vec<Miss> {
         let Some(state) = self.pods.get(pod) else { return Vec::new() };
         let mut misses = Vec::new();
-        for policy in self.policies_of(&self.profiles[&state.profile]) {
+        for policy in self.isolating(&self.profiles[&state.profile], direction) {
             for (rule, clause) in self.policies[policy].rules(direction).into_iter().flatten().enumerate() {
                 let peers = indexes(clause.peers.as_deref());
                 let ports = indexes(clause.ports.as_deref());
@@ -201,15 +225,15 @@ impl NodeSlice {
     }
 
     /// The first clause, in the order of names and indexes, that lets the traffic pass.
-    fn clause(
+    fn clause<'a>(
         &self,
         pod: &SlicePod,
-        profile: &Profile,
+        mut policies: impl Iterator<Item = &'a ObjectKey>,
         direction: Direction,
         peer: IpAddr,
         l4: L4,
     ) -> Option<ClauseRef> {
-        self.policies_of(profile).into_iter().find_map(|policy| {
+        policies.find_map(|policy| {
             let rules = self.policies[policy].rules(direction)?;
             rules.iter().enumerate().find_map(|(rule, clause)| {
                 let (peer, port) = self.match_rule(pod, clause, direction, peer, l4)?;

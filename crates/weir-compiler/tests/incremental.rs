@@ -20,7 +20,9 @@ fn assert_whole(slice: &NodeSlice) {
             assert!(slice.policies.contains_key(policy), "{policy} explains a pod and is not there");
         }
     }
-    for ruleset in slice.profiles.values().flat_map(|p| [p.ingress, p.egress]).flatten() {
+    for ruleset in
+        slice.profiles.values().flat_map(|p| [p.ingress, p.egress].into_iter().chain(p.audited)).flatten()
+    {
         for entry in &slice.rulesets[&ruleset].entries {
             let rule = &slice.rules[&entry.rule];
             assert!(slice.port_sets.contains_key(&rule.ports));

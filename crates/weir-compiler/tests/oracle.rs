@@ -11,7 +11,7 @@ use common::oracle::{self, Traffic};
 use common::random::Random;
 use common::{NODES, World, addresses};
 use weir_compiler::flow::{End, Flow};
-use weir_compiler::object::{Event, Pod, Protocol};
+use weir_compiler::object::{Event, ObjectKey, Pod, Protocol};
 use weir_compiler::ports::L4;
 use weir_compiler::slice::{Direction, NodeSlice};
 use weir_compiler::verdict::Reason;
@@ -45,6 +45,7 @@ fn compare(bursts: &[Vec<Event>], thorough: bool) -> Result<usize, String> {
         compiler.apply(burst.iter().cloned());
     }
     let slices = NODES.map(|node| compiler.slice(node));
+    let enforced = world.with_audited();
     let mut compared = 0;
     for pod in world.pods.values() {
         let at = NODES.iter().position(|n| pod.node.as_deref() == Some(n));
@@ -55,13 +56,20 @@ fn compare(bursts: &[Vec<Event>], thorough: bool) -> Result<usize, String> {
             }
         }
         if let (true, Some(at)) = (owns, at) {
-            compared += ends(&world, &slices[at], pod, thorough)?;
+            compared += ends(&world, &enforced, &slices[at], pod, thorough)?;
         }
     }
     Ok(compared + flows(&world, &slices)?)
 }
 
-fn ends(world: &World, slice: &NodeSlice, pod: &Pod, thorough: bool) -> Result<usize, String> {
+/// `enforced`: the world in which what is audited is enforced (U29).
+fn ends(
+    world: &World,
+    enforced: &World,
+    slice: &NodeSlice,
+    pod: &Pod,
+    thorough: bool,
+) -> Result<usize, String> {
     let mut compared = 0;
     for direction in Direction::BOTH {
         let ingress = direction == Direction::Ingress;
@@ -74,6 +82,21 @@ fn ends(world: &World, slice: &NodeSlice, pod: &Pod, thorough: bool) -> Result<u
                     return Err(format!("{}, the oracle says {wanted}", what()));
                 }
                 compared += 1;
+                let audited = slice.audited(&pod.key, direction, peer, l4(traffic));
+                let would = oracle::allows(enforced, pod, ingress, peer, traffic);
+                let told = audited.as_ref().map_or(wanted, |audited| audited.allowed);
+                if told != would || audited.is_some() != (would != wanted) {
+                    return Err(format!("{}, audited {audited:?}, the oracle says {would}", what()));
+                }
+                let said = audited.map(|audited| audited.reason);
+                let names = match &said {
+                    Some(Reason::NoClause(policies)) => policies.clone(),
+                    Some(Reason::Clause(clause)) => vec![clause.policy.clone()],
+                    _ => Vec::new(),
+                };
+                if said.is_some() && names.is_empty() || names.iter().any(|name| !is_audited(world, name)) {
+                    return Err(format!("{}, audited by {said:?}", what()));
+                }
                 let right = match &verdict.reason {
                     Reason::NoSuchPod => false,
                     Reason::Itself => oracle::owns(world, pod, peer),
@@ -107,6 +130,11 @@ fn ends(world: &World, slice: &NodeSlice, pod: &Pod, thorough: bool) -> Result<u
         }
     }
     Ok(compared)
+}
+
+fn is_audited(world: &World, policy: &ObjectKey) -> bool {
+    let known = world.policies.get(policy).or_else(|| world.orphans.get(policy));
+    known.is_some_and(|policy| policy.audit.as_deref() == Some("true"))
 }
 
 fn flows(world: &World, slices: &[NodeSlice]) -> Result<usize, String> {

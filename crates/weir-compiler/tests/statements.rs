@@ -83,7 +83,7 @@ fn with_ports(mut pod: Pod, ports: &[(&str, Protocol, u16)]) -> Pod {
 
 fn policy(key: &str, spec: Value) -> Event {
     let ObjectKey { namespace, name } = object_key(key);
-    Event::Policy(Policy { namespace, name, spec: serde_json::from_value(spec).unwrap() })
+    Event::Policy(Policy { namespace, name, audit: None, spec: serde_json::from_value(spec).unwrap() })
 }
 
 fn namespace(what: &str) -> Namespace {
@@ -523,6 +523,24 @@ fn n77_an_address_is_that_of_its_newest_live_owner() {
     assert!(c.ingress("a/web", "10.0.0.2", "80"), "the one that goes yields to the one that stays");
     c.apply(Event::PodGone(old.key));
     assert!(!c.ingress("a/web", "10.0.0.2", "80"));
+}
+
+#[test]
+fn u29_an_annotation_that_cannot_be_read_enforces() {
+    let audited = |value: &str| {
+        let Event::Policy(policy) = policy("a/p", json!({})) else { unreachable!() };
+        Event::Policy(Policy { audit: Some(value.to_owned()), ..policy })
+    };
+    let mut c = Cluster::new(&[("a/web", "10.0.0.1"), ("a/x", "10.0.0.2")]);
+    for value in ["false", "True", "1", "", " true", "yes"] {
+        c.apply(audited("true"));
+        assert!(c.ingress("a/web", "10.0.0.2", "80") && c.problems().is_empty());
+        c.apply(audited(value));
+        assert!(!c.ingress("a/web", "10.0.0.2", "80"), "{value:?}");
+        let problem = ("metadata.annotations[weir.dev/audit]".to_owned(), Effect::PolicyIsEnforced);
+        let told = if value == "false" { vec![] } else { vec![problem] };
+        assert_eq!(c.problems(), told, "{value:?}");
+    }
 }
 
 #[test]

@@ -148,11 +148,12 @@ mod tests {
         assert!(nothing.asked && nothing.mode.is_none() && nothing.problem.is_some(), "{nothing:?}");
         let off = nothing.next("weir-mode", map("off"));
         assert_eq!((off.mode, off.version.as_str(), &off.problem), (Some(Mode::Off), "off", &None));
-        for bad in [map("audit"), map("Off"), map(""), None, Some(ConfigMap::default())] {
+        for bad in [map("of"), map("Off"), map(""), None, Some(ConfigMap::default())] {
             let kept = off.next("weir-mode", bad);
             assert_eq!((kept.mode, kept.version.as_str()), (Some(Mode::Off), "off"), "{kept:?}");
             assert!(kept.problem.is_some(), "{kept:?}");
         }
+        assert_eq!(off.next("weir-mode", map("audit")).mode, Some(Mode::Audit));
         assert_eq!(off.next("weir-mode", map("enforce\n")).mode, Some(Mode::Enforce));
     }
 }

@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use weir_compiler::flow::PodToOwnNode;
 use weir_compiler::object::ObjectKey;
 use weir_compiler::slice::{
-    Change, Direction, NodeSlice, PortSetId, Profile, ProfileId, RulesetId, SlicePod,
+    Change, Direction, Effect, NodeSlice, PortSetId, Profile, ProfileId, RulesetId, SlicePod,
 };
 
 use crate::bridge::{self, Ports};
@@ -93,10 +93,26 @@ pub struct Settings {
     pub drop_mid_stream: bool,
     /// What policies deny is told to NFLOG.
     pub log_denials: Option<DenialLog>,
+    /// Nothing is denied: what would be is told. All that drops packets for other reasons is off.
+    pub audit: bool,
+}
+
+impl Settings {
+    /// Those that have a meaning: in audit, nothing is dropped.
+    fn effective(self) -> Settings {
+        let Settings { audit, .. } = self;
+        Settings {
+            source_guard: self.source_guard && !audit,
+            close_unknown: self.close_unknown && !audit,
+            revoked_mark: self.revoked_mark.filter(|_| !audit),
+            drop_mid_stream: self.drop_mid_stream && !audit,
+            ..self
+        }
+    }
 }
 
 /// How denied packets are told to NFLOG: those of each ruleset up to a rate. The prefix is the name of the
-/// ruleset's chain, `egress_ID` or `ingress_ID`.
+/// ruleset's chain, `egress_ID` or `ingress_ID`, or `audit_egress_ID` where it is not denied but would be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DenialLog {
     /// Of NFLOG.
@@ -125,6 +141,7 @@ impl Default for Settings {
             revoked_mark: None,
             drop_mid_stream: false,
             log_denials: None,
+            audit: false,
         }
     }
 }
@@ -172,6 +189,7 @@ impl Planner {
 
     /// The same, with what is not left to its default.
     pub fn with(settings: Settings) -> Self {
+        let settings = settings.effective();
         let mut table = empty_table(settings);
         if settings.source_guard {
             guard::add_to(&mut table);
@@ -217,6 +235,7 @@ impl Planner {
 
     /// From now on, isolated pods drop TCP that is new without SYN (U27), or judge it as if it had one.
     pub fn drop_mid_stream(&mut self, drop: bool) {
+        let drop = drop && !self.settings.audit;
         if std::mem::replace(&mut self.settings.drop_mid_stream, drop) == drop {
             return;
         }
@@ -226,6 +245,7 @@ impl Planner {
 
     /// From now on, what looks like a pod and is none that is known is closed, or open.
     pub fn close_unknown(&mut self, close: bool) {
+        let close = close && !self.settings.audit;
         if std::mem::replace(&mut self.settings.close_unknown, close) == close {
             return;
         }
@@ -279,7 +299,8 @@ impl Planner {
     }
 
     fn make_bridge(&mut self) {
-        self.bridge = bridge::table(&self.slice, &self.ports, self.settings);
+        let ports = (!self.settings.audit).then_some(&self.ports);
+        self.bridge = ports.and_then(|ports| bridge::table(&self.slice, ports, self.settings));
         self.bridge_made = true;
     }
 
@@ -337,8 +358,8 @@ impl Planner {
         self.closed.extend(&refused);
         refused.iter().for_each(|id| self.put_ruleset(*id));
         let concerned = |profile: &&Profile| {
-            let rulesets = Direction::BOTH.map(|direction| profile.ruleset(direction));
-            rulesets.into_iter().flatten().any(|id| refused.contains(&id))
+            let of = |direction| [profile.ruleset(direction), profile.audited(direction)];
+            Direction::BOTH.into_iter().flat_map(of).flatten().any(|id| refused.contains(&id))
         };
         let profiles = self.slice.profiles.values().filter(concerned);
         profiles.flat_map(|profile| self.slice.policies_of(profile)).cloned().collect()
@@ -356,8 +377,14 @@ impl Planner {
     fn put_ruleset(&mut self, id: RulesetId) {
         self.remove_ruleset(id);
         let ruleset = &self.slice.rulesets[&id];
+        match ruleset.effect {
+            Effect::Enforce => {}
+            Effect::WouldDeny if self.settings.log_denials.is_some() => {}
+            // nobody is told
+            Effect::WouldDeny | Effect::WouldAllow => return,
+        }
         let mut layout = match self.closed.contains(&id) {
-            true => closed(id, ruleset),
+            true => closed(id, ruleset, &self.settings),
             false => layout(&self.slice, id, ruleset, &self.settings),
         };
         for union in &layout.peers {
@@ -438,13 +465,23 @@ impl Planner {
         }
     }
 
+    /// The chain that judges the pods with this profile, or tells what it would be.
+    fn chain_of(&self, profile: &Profile, direction: Direction) -> Option<String> {
+        let audited = || {
+            let told = |id: &RulesetId| self.layouts.contains_key(id);
+            profile.audited(direction).filter(told).map(|id| chain_name(id, direction, true))
+        };
+        let enforced = profile.ruleset(direction);
+        enforced.map(|id| chain_name(id, direction, self.settings.audit)).or_else(audited)
+    }
+
     fn dispatch_of(&self, key: &ObjectKey, pod: &SlicePod) -> BTreeMap<At, Element> {
         let mut elements = BTreeMap::new();
         let profile = &self.slice.profiles[&pod.profile];
         let comment = Some(comment(&key.to_string()));
         for direction in Direction::BOTH {
-            let Some(ruleset) = profile.ruleset(direction) else { continue };
-            let verdict = Verdict::Jump(chain_name(ruleset, direction));
+            let Some(chain) = self.chain_of(profile, direction) else { continue };
+            let verdict = Verdict::Jump(chain);
             for address in &pod.addresses {
                 let at = match self.attachments.get(address) {
                     Some(Attachment::Own(interface)) => {

@@ -21,7 +21,8 @@ use weir_compiler::object::Protocol;
 use weir_compiler::ports::PortSet;
 use weir_compiler::selector::Selector;
 use weir_compiler::slice::{
-    Action, Direction, Entry, NodeSlice, PeerSet, PeerSetId, PortSetId, Rule, Ruleset, RulesetId, Tier,
+    Action, Direction, Effect, Entry, NodeSlice, PeerSet, PeerSetId, PortSetId, Rule, Ruleset, RulesetId,
+    Tier,
 };
 
 use crate::model::{self, Chain, Set, Verdict};
@@ -86,15 +87,23 @@ impl Layout {
     }
 }
 
-/// The name of a ruleset's chain.
-pub(crate) fn chain_name(id: RulesetId, direction: Direction) -> String {
-    format!("{}_{}", direction.as_str(), id.name())
+/// The name of a ruleset's chain. `told`: what it would deny is told, and passes (U29).
+pub(crate) fn chain_name(id: RulesetId, direction: Direction, told: bool) -> String {
+    let audit = if told { "audit_" } else { "" };
+    format!("{audit}{}_{}", direction.as_str(), id.name())
 }
 
-/// A ruleset that the kernel does not take as it is: it drops everything.
-pub(crate) fn closed(id: RulesetId, ruleset: &Ruleset) -> Layout {
-    let chain = Chain { hook: None, rules: vec![Match::default().then(Verdict::Drop)] };
-    Layout { chains: [(chain_name(id, ruleset.direction), chain)].into(), ..Layout::default() }
+/// Whether a ruleset's denials are told, and pass.
+fn told(ruleset: &Ruleset, settings: &Settings) -> bool {
+    settings.audit || ruleset.effect != Effect::Enforce
+}
+
+/// A ruleset that the kernel does not take as it is: it drops everything, unless nothing of it is enforced.
+pub(crate) fn closed(id: RulesetId, ruleset: &Ruleset, settings: &Settings) -> Layout {
+    let told = told(ruleset, settings);
+    let drop = (!told).then(|| Match::default().then(Verdict::Drop));
+    let chain = Chain { hook: None, rules: drop.into_iter().collect() };
+    Layout { chains: [(chain_name(id, ruleset.direction, told), chain)].into(), ..Layout::default() }
 }
 
 /// Whether chains of rulesets drop TCP that is new without SYN, as [`Settings::drop_mid_stream`] has it;
@@ -115,7 +124,8 @@ fn no_connection(settings: &Settings) -> Vec<model::Rule> {
 
 /// The chains of a ruleset, one for each tier, with all that they refer to.
 pub(crate) fn layout(slice: &NodeSlice, id: RulesetId, ruleset: &Ruleset, settings: &Settings) -> Layout {
-    let name = chain_name(id, ruleset.direction);
+    let told = told(ruleset, settings);
+    let name = chain_name(id, ruleset.direction, told);
     let mut tiers: Vec<Tier> = ruleset.entries.iter().map(|e| e.tier).collect();
     if ruleset.isolated {
         tiers.retain(|tier| *tier <= Tier::NetworkPolicy); // C5: it is final
@@ -135,6 +145,7 @@ pub(crate) fn layout(slice: &NodeSlice, id: RulesetId, ruleset: &Ruleset, settin
         slice,
         costs: &settings.costs,
         end,
+        told,
         log: settings.log_denials.map(|log| (log, name.clone())),
         layout: Layout::default(),
     };
@@ -142,7 +153,7 @@ pub(crate) fn layout(slice: &NodeSlice, id: RulesetId, ruleset: &Ruleset, settin
         let next = tiers.get(i + 1).map(name_of);
         let entries: Vec<&Entry> = ruleset.entries.iter().filter(|e| e.tier == *tier).collect();
         let mut rules = Vec::new();
-        if i == 0 {
+        if i == 0 && !told {
             rules.extend(no_connection(settings));
         }
         if ruleset.isolated && *tier == Tier::NetworkPolicy {
@@ -283,6 +294,8 @@ struct Writer<'a> {
     costs: &'a Costs,
     /// The peer's end of the packet.
     end: End,
+    /// What would be denied passes.
+    told: bool,
     /// How denials are told, and under which name.
     log: Option<(DenialLog, String)>,
     layout: Layout,
@@ -310,8 +323,9 @@ impl Writer<'_> {
 
     /// What a chain ends with.
     fn denied(&self) -> Vec<model::Rule> {
-        let told = self.log.as_ref().map(|(log, name)| Match::default().logged(log, name));
-        told.into_iter().chain([Match::default().then(Verdict::Drop)]).collect()
+        let log = self.log.as_ref().map(|(log, name)| Match::default().logged(log, name));
+        let drop = (!self.told).then(|| Match::default().then(Verdict::Drop));
+        log.into_iter().chain(drop).collect()
     }
 
     fn by_class(&mut self, chain: &str, classes: Classes) -> Vec<model::Rule> {
@@ -321,7 +335,7 @@ impl Writer<'_> {
             return rules;
         }
         // what all classes end with, once if it is more than one rule
-        let mut end = Verdict::Drop;
+        let mut end = if self.told { Verdict::Return } else { Verdict::Drop };
         if self.log.is_some() {
             let name = format!("{chain}_denied");
             self.layout.chains.insert(name.clone(), Chain { hook: None, rules: self.denied() });
@@ -364,6 +378,7 @@ impl Writer<'_> {
     fn row(&mut self, rule: &Rule, next: Option<&str>) -> Vec<model::Rule> {
         let verdict = match (rule.action, next) {
             (Action::Accept, _) | (Action::Pass, None) => Verdict::Return,
+            (Action::Deny, _) if self.told => Verdict::Return,
             (Action::Deny, _) => Verdict::Drop,
             (Action::Pass, Some(next)) => Verdict::Goto(next.to_owned()),
         };

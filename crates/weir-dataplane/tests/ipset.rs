@@ -239,18 +239,21 @@ fn follow(
 fn settings() -> impl Strategy<Value = Settings> {
     let mark = proptest::option::of(Just(NonZeroU32::new(0x1000).unwrap()));
     let own_node = prop_oneof![Just(PodToOwnNode::Enforce), Just(PodToOwnNode::Allow)];
-    let all = (costs(), any::<[bool; 4]>(), own_node, mark);
-    all.prop_map(|(costs, [source_guard, close_unknown, drop_mid_stream, log], own_node, revoked_mark)| {
-        Settings {
-            costs,
-            source_guard,
-            close_unknown,
-            own_node,
-            revoked_mark,
-            drop_mid_stream,
-            log_denials: log.then(DenialLog::default),
-        }
-    })
+    let all = (costs(), any::<[bool; 5]>(), own_node, mark);
+    all.prop_map(
+        |(costs, [source_guard, close_unknown, drop_mid_stream, log, audit], own_node, revoked_mark)| {
+            Settings {
+                costs,
+                source_guard,
+                close_unknown,
+                own_node,
+                revoked_mark,
+                drop_mid_stream,
+                log_denials: log.then(DenialLog::default),
+                audit,
+            }
+        },
+    )
 }
 
 proptest! {
@@ -283,7 +286,7 @@ fn two_pods_that_change_together_do_not_meet_halfway() {
             egress: vec![EgressRule { to, ..Default::default() }],
             ..Default::default()
         };
-        Event::Policy(Policy { namespace: "a".into(), name: name.into(), spec })
+        Event::Policy(Policy { namespace: "a".into(), name: name.into(), audit: None, spec })
     };
     let pod = |i: usize, key, value| {
         let mut pod = plain_pod(ObjectKey::new("a", format!("p{i}")), ADDRESSES[i]);
@@ -328,7 +331,7 @@ fn ends_that_come_and_leave_meet_the_rules_of_one_of_the_states() {
         ingress: vec![IngressRule { from, ports, ..Default::default() }],
         ..Default::default()
     };
-    let policy = Event::Policy(Policy { namespace: "a".into(), name: "q".into(), spec });
+    let policy = Event::Policy(Policy { namespace: "a".into(), name: "q".into(), audit: None, spec });
     let first = vec![policy, pod(3, "10.1.0.1", &[], false), pod(0, "10.0.1.1", &[], true)];
     let second = vec![pod(1, "10.0.0.2", &[("x", "u")], false)];
     let third = vec![pod(2, "10.0.1.1", &[], true), pod(1, "10.0.0.2", &[], false)];
@@ -380,7 +383,7 @@ fn one_pod_elsewhere_is_one_element() {
         ingress: vec![IngressRule { from: vec![peer("u"), peer("v")], ..Default::default() }],
         ..Default::default()
     };
-    let policy = Event::Policy(Policy { namespace: "a".into(), name: "p".into(), spec });
+    let policy = Event::Policy(Policy { namespace: "a".into(), name: "p".into(), audit: None, spec });
     let mut events = vec![policy];
     events.extend((0..5_000).map(|i| pod(i, "u")));
     let mut steps = |events| steps_of(&mut ipsets, &mut compiler, &mut planner, events);

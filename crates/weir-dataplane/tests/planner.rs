@@ -5,9 +5,10 @@ mod common;
 mod world;
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use common::costs::{costs, log_of};
-use common::{Packet, passes};
+use common::{Packet, passes, passes_and_is_told};
 use proptest::prelude::*;
 use weir_compiler::flow::PodToOwnNode;
 use weir_compiler::object::{
@@ -16,7 +17,7 @@ use weir_compiler::object::{
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::{Family, Op, Table};
 use weir_dataplane::{
-    Attachment, Attachments, Costs, Planner, Settings, difference, differences, fake, rebuilt,
+    Attachment, Attachments, Costs, DenialLog, Planner, Settings, difference, differences, fake, rebuilt,
 };
 use world::{NODES, World, addresses, batches, plain_pod};
 
@@ -42,7 +43,11 @@ fn interface(key: &ObjectKey) -> String {
 }
 
 fn fresh(compiler: &Compiler, node: &str, seed: u64, costs: Costs) -> Planner {
-    let mut planner = Planner::with(Settings { costs, log_denials: log_of(costs), ..Settings::default() });
+    fresh_with(compiler, node, seed, Settings { costs, log_denials: log_of(costs), ..Settings::default() })
+}
+
+fn fresh_with(compiler: &Compiler, node: &str, seed: u64, settings: Settings) -> Planner {
+    let mut planner = Planner::with(settings);
     planner.update(&compiler.snapshot(node).changes);
     planner.attach(attachments(&planner, seed));
     planner
@@ -109,8 +114,16 @@ proptest! {
             batch.iter().for_each(|e| world.apply(e));
             compiler.apply(batch);
         }
+        let enforced = world.with_audited();
         for node in NODES {
             let planner = fresh(&compiler, node, seed, costs);
+            let (log, revoked_mark) = (DenialLog::default(), NonZeroU32::new(0x1000));
+            let in_audit = Settings {
+                costs, log_denials: Some(log), audit: true, close_unknown: true, drop_mid_stream: true, revoked_mark,
+                ..Settings::default()
+            };
+            let in_audit = fresh_with(&compiler, node, seed, in_audit);
+            prop_assert!(!in_audit.table().to_string().contains("drop"), "{}", in_audit.table());
             let attached = attachments(&planner, seed);
             let here = |address: IpAddr| -> Option<&Pod> {
                 world.owner(address).filter(|p| planner.slice().pods.contains_key(&p.key))
@@ -140,9 +153,29 @@ proptest! {
                         };
                         let egress = here(source).is_none_or(|p| world.allows(p, false, destination, protocol, port));
                         let ingress = here(destination).is_none_or(|p| world.allows(p, true, source, protocol, port));
+                        let (passed, told) = passes_and_is_told(planner.table(), "forward", &packet);
+                        prop_assert_eq!(passed, egress && ingress, "{:?}\n{}", packet, planner.table());
+                        // U29: what it would be if what is audited were enforced
+                        let would_e = here(source).is_none_or(|p| enforced.allows(p, false, destination, protocol, port));
+                        let would_i = here(destination).is_none_or(|p| enforced.allows(p, true, source, protocol, port));
+                        let logged = |told: &[(bool, &str)]| -> Vec<String> {
+                            told.iter().filter(|(it_is, _)| *it_is).map(|(_, what)| (*what).to_owned()).collect()
+                        };
+                        let wanted = logged(&[
+                            (!egress, "egress"), (egress && !would_e, "audit_egress"),
+                            (egress && !ingress, "ingress"), (egress && ingress && !would_i, "audit_ingress"),
+                        ]);
+                        if log_of(costs).is_some() {
+                            prop_assert_eq!(told, wanted, "{:?}\n{}", packet, planner.table());
+                        } else {
+                            prop_assert_eq!(told, Vec::<String>::new());
+                        }
+                        let wanted = logged(&[
+                            (!egress || !would_e, "audit_egress"), (!ingress || !would_i, "audit_ingress"),
+                        ]);
                         prop_assert_eq!(
-                            passes(planner.table(), "forward", &packet), egress && ingress,
-                            "{:?}\n{}", packet, planner.table()
+                            passes_and_is_told(in_audit.table(), "forward", &packet), (true, wanted),
+                            "{:?}\n{}", packet, in_audit.table()
                         );
                         if !same {
                             prop_assert_eq!(passes(planner.table(), "input", &packet), egress, "to the node: {:?}", packet);
@@ -161,6 +194,7 @@ fn u3_a_pod_reaches_itself_through_a_service() {
     let deny = weir_compiler::object::Policy {
         namespace: "a".into(),
         name: "deny".into(),
+        audit: None,
         spec: weir_compiler::object::PolicySpec {
             policy_types: vec!["Ingress".into(), "Egress".into()],
             ..Default::default()
@@ -194,6 +228,7 @@ fn u6_a_node_may_be_open_to_its_own_pods() {
     let deny = weir_compiler::object::Policy {
         namespace: "a".into(),
         name: "deny".into(),
+        audit: None,
         spec: weir_compiler::object::PolicySpec { policy_types: vec!["Egress".into()], ..Default::default() },
     };
     let mut compiler = Compiler::new(Scope::AllNodes);
@@ -227,6 +262,7 @@ fn u27_what_conntrack_calls_invalid_is_dropped_at_isolated_pods() {
     let deny = weir_compiler::object::Policy {
         namespace: "a".into(),
         name: "deny".into(),
+        audit: None,
         spec: weir_compiler::object::PolicySpec {
             policy_types: vec!["Ingress".into(), "Egress".into()],
             ingress: vec![Default::default()],
@@ -251,6 +287,7 @@ fn what_two_pods_claim_for_a_moment_stays_with_the_one_that_keeps_it() {
     let deny = weir_compiler::object::Policy {
         namespace: "a".into(),
         name: "deny".into(),
+        audit: None,
         spec: weir_compiler::object::PolicySpec { policy_types: vec!["Egress".into()], ..Default::default() },
     };
     let mut pod = plain_pod(ObjectKey::new("a", "p"), "10.0.0.1");
@@ -314,7 +351,7 @@ fn a_member_of_two_merged_sets_stays_until_it_has_left_both() {
         let from = vec![Peer { pod_selector: Some(selector(label)), ..Default::default() }];
         let ingress = vec![IngressRule { from, ..Default::default() }];
         let spec = PolicySpec { pod_selector: selector("db"), ingress, ..Default::default() };
-        Event::Policy(Policy { namespace: "a".into(), name: name.into(), spec })
+        Event::Policy(Policy { namespace: "a".into(), name: name.into(), audit: None, spec })
     };
     let pod = |name: &str, address: &str, of: &[&str]| {
         Event::Pod(Pod { labels: labels(of), ..plain_pod(ObjectKey::new("a", name), address) })
@@ -350,7 +387,7 @@ fn a_constant_set_with_other_elements_is_no_obstacle() {
     let block = |cidr: &str| IpBlock { cidr: cidr.into(), ..Default::default() };
     let from = vec![Peer { ip_block: Some(block("192.0.2.0/24")), ..Default::default() }];
     let spec = PolicySpec { ingress: vec![IngressRule { from, ..Default::default() }], ..Default::default() };
-    let policy = Event::Policy(Policy { namespace: "a".into(), name: "p".into(), spec });
+    let policy = Event::Policy(Policy { namespace: "a".into(), name: "p".into(), audit: None, spec });
     let mut compiler = Compiler::new(Scope::AllNodes);
     compiler.apply([Event::Pod(plain_pod(ObjectKey::new("a", "p"), "10.0.0.1")), policy]);
     let planner = fresh(&compiler, "n", 0, Costs::default());

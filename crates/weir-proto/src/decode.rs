@@ -11,8 +11,8 @@ use weir_compiler::ports::PortSet;
 use weir_compiler::ranges::{Point, RangeSet};
 use weir_compiler::selector::{Requirement, Selector};
 use weir_compiler::slice::{
-    Action, Change, Direction, Entry, Member, PeerSet, PeerSetId, PortSetId, Profile, ProfileId, Rule,
-    RuleId, Ruleset, RulesetId, SlicePod, SlicePolicy, SubjectId, Tier,
+    Action, Change, Direction, Effect, Entry, Member, PeerSet, PeerSetId, PortSetId, Profile, ProfileId,
+    Rule, RuleId, Ruleset, RulesetId, SlicePod, SlicePolicy, SubjectId, Tier,
 };
 
 use crate::{Key, Mode, pb};
@@ -73,7 +73,10 @@ pub fn decode(bytes: &[u8]) -> Result<Received> {
                 egress: policy.egress.map(clauses).transpose()?,
             };
             let subject = SubjectId::from_bytes(id(&policy.subject)?);
-            Change::Policy(object_key(policy.key)?, SlicePolicy { subject, clauses: Arc::new(clauses) })
+            Change::Policy(
+                object_key(policy.key)?,
+                SlicePolicy { subject, audit: policy.audit, clauses: Arc::new(clauses) },
+            )
         }
         Some(What::Profile(profile)) => {
             let ruleset = |bytes: &[u8]| match bytes {
@@ -83,6 +86,7 @@ pub fn decode(bytes: &[u8]) -> Result<Received> {
             let content = Profile {
                 ingress: ruleset(&profile.ingress)?,
                 egress: ruleset(&profile.egress)?,
+                audited: [ruleset(&profile.audited_ingress)?, ruleset(&profile.audited_egress)?],
                 subjects: profile
                     .subjects
                     .iter()
@@ -278,6 +282,12 @@ fn ruleset(ruleset: &pb::Ruleset) -> Result<Change> {
     let content = Ruleset {
         direction: if ruleset.egress { Direction::Egress } else { Direction::Ingress },
         isolated: ruleset.isolated,
+        effect: match pb::ruleset::Effect::try_from(ruleset.effect) {
+            Ok(pb::ruleset::Effect::Enforce) => Effect::Enforce,
+            Ok(pb::ruleset::Effect::WouldDeny) => Effect::WouldDeny,
+            Ok(pb::ruleset::Effect::WouldAllow) => Effect::WouldAllow,
+            Err(_) => return Err(wrong(format!("effect {}", ruleset.effect))),
+        },
         entries: entries.collect::<Result<_>>()?,
     };
     Ok(Change::Ruleset(RulesetId::from_bytes(id(&ruleset.id)?), content))

@@ -9,7 +9,9 @@ use weir_compiler::object::{NamedPort, ObjectKey, Protocol};
 use weir_compiler::policy::{PeerClause, PortClause, RuleClause};
 use weir_compiler::ports::PortSet;
 use weir_compiler::selector::{Requirement, Selector};
-use weir_compiler::slice::{Action, Change, Direction, Member, PeerSet, PeerSetId, SlicePolicy, Tier};
+use weir_compiler::slice::{
+    Action, Change, Direction, Effect, Member, PeerSet, PeerSetId, SlicePolicy, Tier,
+};
 
 use crate::{Key, Mode, pb};
 use pb::change::What;
@@ -41,6 +43,12 @@ pub fn change(change: &Change) -> Bytes {
             id: id.as_bytes().to_vec(),
             egress: ruleset.direction == Direction::Egress,
             isolated: ruleset.isolated,
+            effect: match ruleset.effect {
+                Effect::Enforce => pb::ruleset::Effect::Enforce,
+                Effect::WouldDeny => pb::ruleset::Effect::WouldDeny,
+                Effect::WouldAllow => pb::ruleset::Effect::WouldAllow,
+            }
+            .into(),
             entries: ruleset
                 .entries
                 .iter()
@@ -61,6 +69,8 @@ pub fn change(change: &Change) -> Bytes {
             id: id.as_bytes().to_vec(),
             ingress: profile.ingress.map(|id| id.as_bytes().to_vec()).unwrap_or_default(),
             egress: profile.egress.map(|id| id.as_bytes().to_vec()).unwrap_or_default(),
+            audited_ingress: profile.audited[0].map(|id| id.as_bytes().to_vec()).unwrap_or_default(),
+            audited_egress: profile.audited[1].map(|id| id.as_bytes().to_vec()).unwrap_or_default(),
             subjects: profile.subjects.iter().map(|id| id.as_bytes().to_vec()).collect(),
         }),
         Change::Pod(key, pod) => What::Pod(pb::Pod {
@@ -194,6 +204,7 @@ fn policy(key: &ObjectKey, policy: &SlicePolicy) -> pb::Policy {
     pb::Policy {
         key: Some(object_key(key)),
         subject: policy.subject.as_bytes().to_vec(),
+        audit: policy.audit,
         ingress: direction(&policy.clauses.ingress),
         egress: direction(&policy.clauses.egress),
     }

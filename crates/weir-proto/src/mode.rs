@@ -10,6 +10,8 @@ pub enum Mode {
     /// Policies are enforced.
     #[default]
     Enforce,
+    /// Verdicts are told, and nothing is dropped.
+    Audit,
     /// Nothing of Weir's is in the kernel; agents stay, and keep their slices.
     Off,
     /// As off, and agents leave nothing on their nodes' disks: Weir is about to be uninstalled.
@@ -18,12 +20,13 @@ pub enum Mode {
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Mode; 3] = [Mode::Enforce, Mode::Off, Mode::Withdrawn];
+    pub const ALL: [Mode; 4] = [Mode::Enforce, Mode::Audit, Mode::Off, Mode::Withdrawn];
 
     /// As it is written in ConfigMaps, metrics and messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Mode::Enforce => "enforce",
+            Mode::Audit => "audit",
             Mode::Off => "off",
             Mode::Withdrawn => "withdrawn",
         }
@@ -42,23 +45,29 @@ impl Mode {
         self == Mode::Enforce
     }
 
+    /// Whether something of Weir's is in the kernel.
+    pub fn installs(self) -> bool {
+        matches!(self, Mode::Enforce | Mode::Audit)
+    }
+
     /// As it goes over the wire.
     pub fn to_wire(self) -> pb::Mode {
         match self {
             Mode::Enforce => pb::Mode::Enforce,
+            Mode::Audit => pb::Mode::Audit,
             Mode::Off => pb::Mode::Off,
             Mode::Withdrawn => pb::Mode::Withdrawn,
         }
     }
 
-    /// What the other end means. `None`: it says nothing of modes. What this version does not have (audit, those
-    /// of newer versions) is enforced, so that nothing is open by mistake.
+    /// What the other end means. `None`: it says nothing of modes. What this version does not have is enforced, so that nothing is open by mistake.
     pub fn from_wire(mode: i32) -> Option<Mode> {
         Some(match pb::Mode::try_from(mode) {
             Ok(pb::Mode::Unspecified) => return None,
             Ok(pb::Mode::Off) => Mode::Off,
             Ok(pb::Mode::Withdrawn) => Mode::Withdrawn,
-            Ok(pb::Mode::Enforce | pb::Mode::Audit) | Err(_) => Mode::Enforce,
+            Ok(pb::Mode::Audit) => Mode::Audit,
+            Ok(pb::Mode::Enforce) | Err(_) => Mode::Enforce,
         })
     }
 }
@@ -71,7 +80,7 @@ impl fmt::Display for Mode {
 
 /// A mode that this version does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("mode {0:?} is none of enforce and off{more}", more = if self.0 == "audit" { ": audit does not exist yet" } else { "" })]
+#[error("mode {0:?} is none of enforce, audit and off")]
 pub struct UnknownMode(pub String);
 
 #[cfg(test)]
@@ -88,11 +97,8 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_refused_by_name_and_enforced_on_the_wire() {
-        let audit = Mode::parse("audit").unwrap_err().to_string();
-        assert!(audit.contains("does not exist yet"), "{audit}");
         let typo = Mode::parse("of").unwrap_err().to_string();
-        assert!(typo.contains("\"of\" is none of enforce and off") && !typo.contains("audit"), "{typo}");
-        assert_eq!(Mode::from_wire(pb::Mode::Audit.into()), Some(Mode::Enforce));
+        assert!(typo.contains("\"of\" is none of enforce, audit and off"), "{typo}");
         assert_eq!(Mode::from_wire(99), Some(Mode::Enforce));
         assert_eq!(Mode::from_wire(0), None);
     }

@@ -39,10 +39,20 @@ pub(crate) struct Meta {
     pub(crate) uid: String,
     #[serde(default, deserialize_with = "null_is_default")]
     pub(crate) labels: Labels,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub(crate) annotations: Annotations,
     #[serde(default, rename = "creationTimestamp", deserialize_with = "seconds")]
     pub(crate) created: i64,
     #[serde(default, rename = "deletionTimestamp", deserialize_with = "is_there")]
     pub(crate) terminating: bool,
+}
+
+/// The annotations that are in use.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Annotations {
+    /// [`AUDIT`](weir_compiler::object::AUDIT)
+    #[serde(default, rename = "weir.dev/audit")]
+    pub(crate) audit: Option<String>,
 }
 
 /// `PodSpec`, the fields in use.
@@ -140,7 +150,7 @@ fn metadata_wrong(kind: Kind, tree: &Tree, error: Error) -> Outcome {
         _ => ObjectKey::new(namespace.unwrap_or("default"), name),
     };
     match kind {
-        Kind::Policy => Outcome::Closed(closed(key, tree), error),
+        Kind::Policy => Outcome::Closed(closed(key, None, tree), error),
         _ => Outcome::Wrong(Some(Id { kind, key }), error),
     }
 }
@@ -152,22 +162,20 @@ pub(crate) fn namespace(meta: Meta) -> Event {
 
 /// A NetworkPolicy; of the document only `spec` is looked at.
 pub(crate) fn policy(meta: Meta, tree: &Tree) -> Outcome {
+    let Meta { namespace, name, annotations: Annotations { audit }, .. } = meta;
     match tree.field::<PolicySpec>("spec") {
-        Ok(spec) => Outcome::Good(
-            Event::Policy(Policy { namespace: meta.namespace, name: meta.name, spec }),
-            Vec::new(),
-        ),
-        Err(error) => Outcome::Closed(closed(ObjectKey::new(meta.namespace, meta.name), tree), error),
+        Ok(spec) => Outcome::Good(Event::Policy(Policy { namespace, name, audit, spec }), Vec::new()),
+        Err(error) => Outcome::Closed(closed(ObjectKey::new(namespace, name), audit, tree), error),
     }
 }
 
 /// What a policy that cannot be read is replaced by.
-fn closed(key: ObjectKey, tree: &Tree) -> Event {
+fn closed(key: ObjectKey, audit: Option<String>, tree: &Tree) -> Event {
     let pod_selector =
         tree.get("spec").and_then(|spec| spec.field::<LabelSelector>("podSelector").ok()).unwrap_or_default();
     let policy_types = vec!["Ingress".to_owned(), "Egress".to_owned()];
     let spec = PolicySpec { pod_selector, policy_types, ..PolicySpec::default() };
-    Event::Policy(Policy { namespace: key.namespace, name: key.name, spec })
+    Event::Policy(Policy { namespace: key.namespace, name: key.name, audit, spec })
 }
 
 /// A pod, and what was left out of it: addresses and ports that nobody can read.

@@ -1,12 +1,15 @@
 //! The mode that controllers tell: whether anything of Weir's is in the kernel.
 //!
 //! ```text
-//!   enforce ──> plan ──────────> kernel      off, withdrawn ──> nothing ──> kernel: its tables go in one batch
+//!   enforce ──> plan ──────────────────────> kernel
+//!   audit ────> plan that drops nothing ───> kernel: what it would drop is told
+//!   off, withdrawn ──> nothing ────────────> kernel: its tables go in one batch
 //! ```
 //!
-//! In all of them the slice is kept up to date, so that a change of the mode needs nothing from anybody. Back in
-//! enforce, the whole plan is compared with the kernel, which has nothing of it, and is loaded.
+//! In all of them the slice is kept up to date, so that a change of the mode needs nothing from anybody. After
+//! a change, the whole plan is compared with the kernel, and what differs goes out in one batch.
 
+use weir_dataplane::{Planner, Settings};
 use weir_proto::Mode;
 
 use super::{Agent, BRIDGE};
@@ -21,17 +24,29 @@ impl Agent {
         }
         tracing::info!(%before, "the mode is {mode} now");
         self.unsaved = true;
-        if before.enforces() == mode.enforces() {
+        let kind = |mode: Mode| (mode.enforces(), mode.installs());
+        if kind(before) == kind(mode) {
             return;
         }
         // whatever way it goes, what is in the kernel is not what was planned last
-        self.kernel.doubt();
+        self.kernel.replace();
         self.begins = mode.enforces();
         self.attach = true;
+        if (before == Mode::Audit) != (mode == Mode::Audit) {
+            self.plan_anew(mode == Mode::Audit);
+        }
         if !mode.enforces() {
             self.end_isolation("nothing is enforced");
             self.health.ready(BRIDGE);
         }
+    }
+
+    /// The same slice, with rules that drop, or that only tell.
+    fn plan_anew(&mut self, audit: bool) {
+        let mut planner = Planner::with(Settings { audit, ..self.settings });
+        planner.update(&self.planner.slice().changes());
+        self.planner = planner;
+        self.closed.clear();
     }
 
     /// Policies are to be enforced again: once for each time that they were not.
@@ -41,7 +56,11 @@ impl Agent {
 
     /// For whoever asks whether the agent is ready.
     pub(super) fn mode_note(&self) -> Option<String> {
-        (!self.mode.enforces()).then(|| format!("{}: no policy is enforced on this node", self.mode))
+        let audit = match self.mode {
+            Mode::Audit => ", what policies would deny is logged",
+            _ => "",
+        };
+        (!self.mode.enforces()).then(|| format!("{}: no policy is enforced on this node{audit}", self.mode))
     }
 
     /// Sees that nothing of Weir's is in the kernel.

@@ -6,8 +6,8 @@ use nix::sched::{CloneFlags, unshare};
 use tokio::sync::oneshot;
 use weir_compiler::object::{Pod, Policy, PolicySpec};
 use weir_compiler::slice::NodeSlice;
-use weir_dataplane::TABLE;
 use weir_dataplane::model::{Op, Transaction};
+use weir_dataplane::{DenialLog, TABLE};
 use weir_nft::Nft;
 use weir_nft::faults::{BatchFault, Faults};
 use weir_proto::DigestKey;
@@ -36,7 +36,7 @@ fn slice() -> NodeSlice {
     let mut compiler = Compiler::new(Scope::Node("n".into()));
     let policy = |namespace: &str| {
         let spec = PolicySpec { ingress: vec![Default::default()], ..Default::default() };
-        Event::Policy(Policy { namespace: namespace.into(), name: "p".into(), spec })
+        Event::Policy(Policy { namespace: namespace.into(), name: "p".into(), audit: None, spec })
     };
     let pod = Pod {
         key: ObjectKey::new("bad", "pod"),
@@ -182,7 +182,8 @@ async fn modes() {
     let links = Watcher::new().await.unwrap();
     let ports = Finder::new("/no-results".into()).unwrap();
     let metrics = Metrics::default();
-    let mut agent = Agent::new("n".into(), Settings::default(), kernel, ports, None, metrics.clone());
+    let settings = Settings { log_denials: Some(DenialLog::default()), ..Settings::default() };
+    let mut agent = Agent::new("n".into(), settings, kernel, ports, None, metrics.clone());
     let store = || Store::new(folder.path().join("state"), "n", metrics.clone()).unwrap();
     assert!(!agent.restore(store(), false, None));
 
@@ -214,7 +215,7 @@ async fn modes() {
     agent.store.take().unwrap().finish(agent.planner.slice(), agent.mode).await;
     let ports = Finder::new("/no-results".into()).unwrap();
     let kernel = Kernel::new(Nft::open().unwrap().with_faults(Box::new(counted.clone())));
-    let mut agent = Agent::new("n".into(), Settings::default(), kernel, ports, None, metrics.clone());
+    let mut agent = Agent::new("n".into(), settings, kernel, ports, None, metrics.clone());
     assert!(!agent.restore(store(), false, None));
     agent.turn(&links);
     assert!(agent.mode == Mode::Off && agent.health.is_ready() && !installed() && counted.take() == 0);
@@ -230,13 +231,36 @@ async fn modes() {
     assert_eq!(agent.ack.take().unwrap().mode, Mode::Enforce);
     assert!(agent.health.notes().is_empty());
 
+    // audit: one batch, after which nothing drops and what would be dropped is told (U29); and back in one
+    counted.take();
+    let whole = || Nft::open().unwrap().dump(Family::Inet, TABLE).unwrap().unwrap().to_string();
+    assert!(whole().contains("drop"));
+    commit_in(&mut agent, 5, &[], Some(Mode::Audit)).unwrap();
+    agent.turn(&links);
+    assert_eq!(counted.take(), 1);
+    assert!(!whole().contains("drop") && whole().contains("log prefix \"audit_"), "{}", whole());
+    assert!(own_table("other") && !agent.begins() && agent.ack.take().unwrap().mode == Mode::Audit);
+    assert_eq!(
+        agent.health.notes(),
+        ["mode: audit: no policy is enforced on this node, what policies would deny is logged"]
+    );
+    commit(&mut agent, 6, &[Change::PodGone(key.clone())]).unwrap();
+    agent.turn(&links);
+    assert!(!whole().contains("drop") && agent.ack.take().unwrap().mode == Mode::Audit);
+    counted.take();
+    commit_in(&mut agent, 7, &[Change::Pod(key.clone(), state.clone())], Some(Mode::Enforce)).unwrap();
+    assert!(agent.begins());
+    agent.turn(&links);
+    assert_eq!((counted.take(), agent.ack.take().unwrap().mode), (1, Mode::Enforce));
+    assert!(whole().contains("drop") && !whole().contains("audit_"), "{}", whole());
+
     // withdrawn: nothing is left on the disk, either
     agent.store.as_mut().unwrap().changed();
     agent.store.take().unwrap().finish(agent.planner.slice(), agent.mode).await;
     agent.store = Some(store());
     let file = folder.path().join("state/slice");
     assert!(file.exists());
-    commit_in(&mut agent, 5, &[], Some(Mode::Withdrawn)).unwrap();
+    commit_in(&mut agent, 8, &[], Some(Mode::Withdrawn)).unwrap();
     agent.turn(&links);
     assert!(!installed() && own_table("other") && !file.exists());
     assert_eq!(agent.ack.take().unwrap().mode, Mode::Withdrawn);

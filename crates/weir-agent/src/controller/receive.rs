@@ -12,7 +12,9 @@
 
 use std::collections::BTreeMap;
 
-use weir_compiler::slice::{Change, Direction, Member, NodeSlice, PeerSet, PeerSetId, RulesetId};
+use weir_compiler::slice::{
+    Change, Direction, Effect, Member, NodeSlice, PeerSet, PeerSetId, Ruleset, RulesetId,
+};
 use weir_proto::{DigestKey, Item, Items, Key, Malformed, Mode, Received, decode};
 
 /// A commit that cannot be taken in. The slice stays as it is.
@@ -38,9 +40,9 @@ pub enum Refused {
     /// Addresses in a set of endpoints or the like.
     #[error("{0} has members of another kind")]
     WrongMembers(String),
-    /// Two directions mixed up.
-    #[error("{what} has {ruleset} for the wrong direction")]
-    WrongDirection {
+    /// Of another direction, or not enforced where it must be.
+    #[error("{what} has {ruleset} in the wrong place")]
+    WrongPlace {
         /// The profile.
         what: String,
         /// Its ruleset.
@@ -351,14 +353,21 @@ impl View<'_> {
                 self.all(rules, || format!("{id:?}"))
             }
             Change::Profile(id, profile) => {
-                let rulesets = [profile.ingress, profile.egress].into_iter().flatten().map(Key::Ruleset);
-                self.all(rulesets, || format!("{id:?}"))?;
                 for direction in Direction::BOTH {
-                    if let Some(ruleset) = profile.ruleset(direction)
-                        && self.direction(ruleset) != Some(direction)
+                    let enforced = profile.ruleset(direction);
+                    let audited = match enforced {
+                        Some(_) => Effect::WouldAllow,
+                        None => Effect::WouldDeny,
+                    };
+                    for (ruleset, effect) in
+                        [(enforced, Effect::Enforce), (profile.audited(direction), audited)]
                     {
-                        let (what, ruleset) = (format!("{id:?}"), format!("{ruleset:?}"));
-                        return Err(Refused::WrongDirection { what, ruleset });
+                        let Some(ruleset) = ruleset else { continue };
+                        self.all([Key::Ruleset(ruleset)].into_iter(), || format!("{id:?}"))?;
+                        if self.place(ruleset) != Some((direction, effect)) {
+                            let (what, ruleset) = (format!("{id:?}"), format!("{ruleset:?}"));
+                            return Err(Refused::WrongPlace { what, ruleset });
+                        }
                     }
                 }
                 Ok(())
@@ -370,11 +379,13 @@ impl View<'_> {
         }
     }
 
-    fn direction(&self, id: RulesetId) -> Option<Direction> {
+    /// Where a ruleset belongs.
+    fn place(&self, id: RulesetId) -> Option<(Direction, Effect)> {
+        let place = |ruleset: &Ruleset| (ruleset.direction, ruleset.effect);
         match self.things.get(&Key::Ruleset(id)) {
-            Some(Some(Change::Ruleset(_, ruleset))) => Some(ruleset.direction),
+            Some(Some(Change::Ruleset(_, ruleset))) => Some(place(ruleset)),
             Some(_) => None,
-            None => self.slice.rulesets.get(&id).map(|ruleset| ruleset.direction),
+            None => self.slice.rulesets.get(&id).map(place),
         }
     }
 

@@ -7,8 +7,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use weir_compiler::object::ObjectKey;
 use weir_compiler::slice::{Direction, NodeSlice, SlicePod};
+use weir_compiler::verdict::Reason;
 
-use super::{Denial, pod};
+use super::packet::Flow;
+use super::{Denial, Verdict, pod};
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -20,6 +22,8 @@ struct Line<'a> {
     to: End,
     protocol: Protocol,
     policies: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    would_allow: Option<String>,
     #[serde(skip_serializing_if = "is_zero")]
     suppressed: u64,
 }
@@ -45,11 +49,13 @@ fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
-/// With its newline.
-pub(super) fn line(node: &str, denial: &Denial, slice: &NodeSlice) -> String {
-    let Denial { at, direction, flow, suppressed } = denial;
+/// With its newline, and whether audited policies would allow it.
+pub(super) fn line(node: &str, denial: &Denial, slice: &NodeSlice) -> (String, bool) {
+    let Denial { at, verdict, direction, flow, suppressed } = denial;
     let denying = pods(slice, pod(*direction, flow)).next();
-    let policies = denying.map(|(_, pod)| isolating(slice, pod, *direction)).unwrap_or_default();
+    let policies = denying.map(|(_, pod)| denying_policies(slice, pod, *direction)).unwrap_or_default();
+    let would_allow = denying.and_then(|(key, _)| would_allow(slice, key, *direction, flow));
+    let allowed = would_allow.is_some();
     let end = |address: IpAddr, port: Option<u16>| {
         let pod = pods(slice, address).next().map(|(key, _)| key.to_string());
         End { pod, address, port }
@@ -58,7 +64,10 @@ pub(super) fn line(node: &str, denial: &Denial, slice: &NodeSlice) -> String {
     let time = time.replace_millisecond(time.millisecond()).unwrap_or(time);
     let line = Line {
         time: time.format(&Rfc3339).unwrap_or_default(),
-        verdict: "denied",
+        verdict: match verdict {
+            Verdict::Denied => "denied",
+            Verdict::WouldDeny => "would-deny",
+        },
         node,
         direction: direction.as_str(),
         from: end(flow.source, flow.ports.map(|(source, _)| source)),
@@ -72,11 +81,12 @@ pub(super) fn line(node: &str, denial: &Denial, slice: &NodeSlice) -> String {
             number => Protocol::Number(number),
         },
         policies,
+        would_allow,
         suppressed: *suppressed,
     };
     let mut text = serde_json::to_string(&line).unwrap_or_default();
     text.push('\n');
-    text
+    (text, allowed)
 }
 
 /// The pods of this node that have an address.
@@ -84,10 +94,23 @@ fn pods(slice: &NodeSlice, address: IpAddr) -> impl Iterator<Item = (&ObjectKey,
     slice.pods.iter().filter(move |(_, pod)| pod.addresses.contains(&address))
 }
 
-/// The policies that isolate a pod, and hence deny what none of them allows.
-fn isolating(slice: &NodeSlice, pod: &SlicePod, direction: Direction) -> Vec<String> {
+/// The policies that isolate a pod, and hence deny what none of them allows; where there are none, those that would.
+fn denying_policies(slice: &NodeSlice, pod: &SlicePod, direction: Direction) -> Vec<String> {
     let Some(profile) = slice.profiles.get(&pod.profile) else { return Vec::new() };
-    let policies = slice.policies_of(profile).into_iter();
-    let isolates = |key: &&ObjectKey| slice.policies.get(*key).is_some_and(|p| p.rules(direction).is_some());
-    policies.filter(isolates).map(ObjectKey::to_string).collect()
+    match profile.ruleset(direction) {
+        Some(_) => slice.isolating(profile, direction).map(ObjectKey::to_string).collect(),
+        None => slice.auditing(profile, direction).map(ObjectKey::to_string).collect(),
+    }
+}
+
+/// The clause of an audited policy that would allow what others deny (U29).
+fn would_allow(slice: &NodeSlice, pod: &ObjectKey, direction: Direction, flow: &Flow) -> Option<String> {
+    let peer = match direction {
+        Direction::Egress => flow.destination,
+        Direction::Ingress => flow.source,
+    };
+    match slice.audited(pod, direction, peer, flow.l4())?.reason {
+        Reason::Clause(clause) => Some(clause.to_string()),
+        _ => None,
+    }
 }

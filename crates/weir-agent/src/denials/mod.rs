@@ -49,10 +49,19 @@ pub struct Options {
     pub kernel: DenialLog,
 }
 
-/// A packet that policies denied.
+/// What became of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Verdict {
+    Denied,
+    /// It passed; what is audited would have denied it (U29).
+    WouldDeny,
+}
+
+/// A packet that policies denied, or would deny.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Denial {
     at: SystemTime,
+    verdict: Verdict,
     /// The direction of the pod that denies.
     direction: Direction,
     flow: Flow,
@@ -104,7 +113,8 @@ impl Denials {
         let mut next = Some(denial);
         for _ in 0..QUEUE {
             let Some(denial) = next else { break };
-            let line = line::line(&self.node, &denial, slice);
+            let (line, would_allow) = line::line(&self.node, &denial, slice);
+            self.metrics.audit_would_allow.inc_by(would_allow.into());
             match self.lines.try_send(line) {
                 Ok(()) => self.metrics.denials_logged.inc(),
                 Err(_) => self.metrics.denials_lost.inc(),
@@ -162,13 +172,14 @@ impl Watcher {
             let now = Instant::now();
             let lost = nflog.drain(AT_ONCE, |packet| {
                 // another socket's, or another program's rule
-                let Some(direction) = direction(packet.prefix) else { return };
+                let Some((verdict, direction)) = told_by(packet.prefix) else { return };
                 let Some(flow) = Flow::read(packet.head) else { return };
-                let Some(suppressed) = limiter.take(now, direction, pod(direction, &flow)) else {
+                self.metrics.audit_would_deny.inc_by((verdict == Verdict::WouldDeny).into());
+                let Some(suppressed) = limiter.take(now, (verdict, direction, pod(direction, &flow))) else {
                     self.metrics.denials_suppressed.inc();
                     return;
                 };
-                let denial = Denial { at: SystemTime::now(), direction, flow, suppressed };
+                let denial = Denial { at: SystemTime::now(), verdict, direction, flow, suppressed };
                 if self.found.try_send(denial).is_err() {
                     self.metrics.denials_lost.inc();
                 }
@@ -180,9 +191,14 @@ impl Watcher {
 }
 
 /// Of the chain of a ruleset, whose name is the prefix of what it logs.
-fn direction(prefix: &str) -> Option<Direction> {
-    let (word, _) = prefix.split_once('_')?;
-    Direction::BOTH.into_iter().find(|direction| direction.as_str() == word)
+fn told_by(prefix: &str) -> Option<(Verdict, Direction)> {
+    let (verdict, rest) = match prefix.strip_prefix("audit_") {
+        Some(rest) => (Verdict::WouldDeny, rest),
+        None => (Verdict::Denied, prefix),
+    };
+    let (word, _) = rest.split_once('_')?;
+    let direction = Direction::BOTH.into_iter().find(|direction| direction.as_str() == word)?;
+    Some((verdict, direction))
 }
 
 /// The end that policies deny it for.

@@ -2,6 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use weir_compiler::object::Protocol;
+use weir_compiler::ports::L4;
+
 /// Of a packet, as policies see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Flow {
@@ -28,6 +31,15 @@ impl Flow {
             4 => Flow::v4(head),
             6 => Flow::v6(head),
             _ => None,
+        }
+    }
+
+    /// As clauses see it.
+    pub(super) fn l4(&self) -> L4 {
+        let named = Protocol::ALL.into_iter().find(|protocol| protocol.number() == self.protocol);
+        match (named, self.ports) {
+            (Some(protocol), Some((_, destination))) => L4::Port(protocol, destination),
+            _ => L4::Other(self.protocol),
         }
     }
 

@@ -1,10 +1,12 @@
 use super::*;
 
 #[test]
-fn a_direction_is_read_from_the_name_of_a_chain() {
-    assert_eq!(direction("egress_gtqupezbmcqc4fw5nokwsz2i2f"), Some(Direction::Egress));
-    assert_eq!(direction("ingress_gtqupezbmcqc4fw5nokwsz2i2f"), Some(Direction::Ingress));
-    assert_eq!([direction(""), direction("ingress"), direction("iptables_drop")], [None; 3]);
+fn verdict_and_direction_are_read_from_the_name_of_a_chain() {
+    let id = "gtqupezbmcqc4fw5nokwsz2i2f";
+    assert_eq!(told_by(&format!("egress_{id}")), Some((Verdict::Denied, Direction::Egress)));
+    assert_eq!(told_by(&format!("ingress_{id}")), Some((Verdict::Denied, Direction::Ingress)));
+    assert_eq!(told_by(&format!("audit_egress_{id}")), Some((Verdict::WouldDeny, Direction::Egress)));
+    assert_eq!(["", "ingress", "iptables_drop", "audit_", "audit_other_x"].map(told_by), [None; 5]);
 }
 
 /// A reader of standard output that has stopped reading.
@@ -38,7 +40,13 @@ fn a_reader_that_is_stuck_makes_nobody_wait() {
         protocol: 6,
         ports: Some((40000, 80)),
     };
-    let denial = Denial { at: SystemTime::UNIX_EPOCH, direction: Direction::Egress, flow, suppressed: 3 };
+    let denial = Denial {
+        at: SystemTime::UNIX_EPOCH,
+        verdict: Verdict::Denied,
+        direction: Direction::Egress,
+        flow,
+        suppressed: 3,
+    };
     let most = 4 * QUEUE;
     for _ in 0..most {
         denials.tell(denial.clone(), &NodeSlice::default());
@@ -60,19 +68,23 @@ fn a_line() {
         ports: Some((40000, 53)),
     };
     let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_800_000_000_123);
-    let mut denial = Denial { at, direction: Direction::Ingress, flow, suppressed: 0 };
+    let mut denial =
+        Denial { at, verdict: Verdict::Denied, direction: Direction::Ingress, flow, suppressed: 0 };
     assert_eq!(
-        line::line("node1", &denial, &NodeSlice::default()),
+        line::line("node1", &denial, &NodeSlice::default()).0,
         "{\"time\":\"2027-01-15T08:00:00.123Z\",\"verdict\":\"denied\",\"node\":\"node1\",\"direction\":\"ingress\",\
          \"from\":{\"address\":\"10.0.0.1\",\"port\":40000},\"to\":{\"address\":\"10.0.0.2\",\"port\":53},\
          \"protocol\":\"UDP\",\"policies\":[]}\n"
     );
     (denial.suppressed, denial.flow.ports, denial.flow.protocol) = (7, None, 47);
-    let text = line::line("node1", &denial, &NodeSlice::default());
+    let (text, would_allow) = line::line("node1", &denial, &NodeSlice::default());
     assert!(
         text.ends_with(
             "\"to\":{\"address\":\"10.0.0.2\"},\"protocol\":47,\"policies\":[],\"suppressed\":7}\n"
         ),
         "{text}"
     );
+    assert!(!would_allow);
+    denial.verdict = Verdict::WouldDeny;
+    assert!(line::line("node1", &denial, &NodeSlice::default()).0.contains("\"verdict\":\"would-deny\""));
 }

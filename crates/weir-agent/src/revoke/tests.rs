@@ -55,7 +55,7 @@ fn policy(egress: bool) -> Policy {
         ingress: vec![rule],
         ..PolicySpec::default()
     };
-    Policy { namespace: "x".into(), name: "p".into(), spec }
+    Policy { namespace: "x".into(), name: "p".into(), audit: None, spec }
 }
 
 struct World {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use weir_compiler::object::{Event, ObjectKey};
+use weir_compiler::object::{AUDIT, Event, ObjectKey};
 use weir_source::inventory::live::Wanted;
 use weir_source::{Id, Kind};
 
@@ -34,14 +34,21 @@ pub(super) struct Objects {
 ///
 /// # Errors
 /// A path is not there, the API server does not answer, or there is nothing new.
-pub(super) fn states(old: &Input, new: &[PathBuf], prune: bool) -> Result<States> {
+pub(super) fn states(old: &Input, new: &[PathBuf], prune: bool, enforce_audited: bool) -> Result<States> {
     if new.iter().any(|p| p.as_os_str() == "-") && old.files.iter().any(|p| p.as_os_str() == "-") {
         bail!("standard input cannot be both what is there (--from) and what is new (-f)");
     }
     let before = old.find(Wanted { workloads: true, services: false, nodes: false }, false)?;
     let of_new = Input { files: new.to_vec(), namespace: Some(before.namespace.clone()), ..Input::default() };
-    let new = of_new.find(Wanted::default(), false)?;
-    if new.inventory.events.is_empty() && new.inventory.workloads.is_empty() && !prune {
+    let new = match new {
+        [] => Found { namespace: before.namespace.clone(), ..Found::default() },
+        _ => of_new.find(Wanted::default(), false)?,
+    };
+    let audited = before.inventory.events.iter().any(is_audited);
+    if enforce_audited && of_new.files.is_empty() && !audited {
+        bail!("nothing is audited: no NetworkPolicy has the annotation {AUDIT}: \"true\"");
+    }
+    if new.inventory.events.is_empty() && new.inventory.workloads.is_empty() && !prune && !enforce_audited {
         let why = new.inventory.problems.first().map_or_else(String::new, |p| format!(": {p}"));
         bail!("there is no NetworkPolicy, Namespace, Pod or workload in what is new (-f){why}");
     }
@@ -55,6 +62,13 @@ pub(super) fn states(old: &Input, new: &[PathBuf], prune: bool) -> Result<States
         !replaced.contains(&id) && !pruned(&id)
     });
     kept.extend(new.inventory.events.into_iter().zip(new.inventory.places));
+    if enforce_audited {
+        for (event, _) in &mut kept {
+            if let Event::Policy(policy) = event {
+                policy.audit = None;
+            }
+        }
+    }
     roll_out(&mut kept, &before, &new.inventory.workloads);
     (inventory.events, inventory.places) = kept.into_iter().unzip();
     inventory.pods.extend(new.inventory.pods);
@@ -77,6 +91,10 @@ pub(super) fn states(old: &Input, new: &[PathBuf], prune: bool) -> Result<States
         let after = Cluster::new(after);
         States { before: Answerer::new(joined(before)), after: Answerer::new(after) }
     }))
+}
+
+fn is_audited(event: &Event) -> bool {
+    matches!(event, Event::Policy(policy) if policy.audit.as_deref() == Some("true"))
 }
 
 /// What a thread found.

@@ -48,6 +48,7 @@ Examples:
   weir diff -f new/                                 # against the cluster of the kubeconfig
   weir diff -f new/ --from cluster.yaml --prune     # against a snapshot; policies that new/ does not have go
   weir diff -f new/ --from old/ --exit-code -o markdown >> \"$GITHUB_STEP_SUMMARY\"
+  weir diff --enforce-audited                       # what would change if audited policies were enforced
   weir diff -f new/ --nft                           # and the nftables transaction of each node
 
 Exit code: 0; with --exit-code 1 if anything changes (flows, isolation, a node's state); 2: no answer.
@@ -55,14 +56,22 @@ Exit code: 0; with --exit-code 1 if anything changes (flows, isolation, a node's
 The schema of -o json is in docs/cli.md.")]
 pub(crate) struct Diff {
     /// What is new: NetworkPolicies, Namespaces, Pods, workloads (may be repeated; - is standard input)
-    #[arg(short = 'f', long = "filename", value_name = "FILE|DIR|-", required = true)]
+    #[arg(
+        short = 'f',
+        long = "filename",
+        value_name = "FILE|DIR|-",
+        required_unless_present = "enforce_audited"
+    )]
     files: Vec<PathBuf>,
     /// Manifests or a snapshot to compare with, instead of a cluster (may be repeated)
     #[arg(long, value_name = "FILE|DIR|-")]
     from: Vec<PathBuf>,
     /// What -f does not have is gone: NetworkPolicies, and Namespaces and Pods if -f has any
-    #[arg(long)]
+    #[arg(long, requires = "files")]
     prune: bool,
+    /// What is audited (annotation weir.dev/audit) is enforced in the new state
+    #[arg(long)]
+    enforce_audited: bool,
     /// The context of the kubeconfig
     #[arg(long, value_name = "NAME", conflicts_with = "from")]
     context: Option<String>,
@@ -102,7 +111,7 @@ impl Diff {
             kubeconfig: self.kubeconfig.clone(),
             ..Input::default()
         };
-        let states = load::states(&old, &self.files, self.prune)?;
+        let states = load::states(&old, &self.files, self.prune, self.enforce_audited)?;
         states.after.tell();
         let report = Report::new(&states, self.pod_to_own_node, self.nft);
         let mut out = BufWriter::new(std::io::stdout().lock());

@@ -219,8 +219,7 @@ fn isolation(states: &States, roll: &Roll) -> Vec<Isolation> {
             }
             let now = isolated(&after);
             let (cluster, profile) = if now { (&states.after, &after) } else { (&states.before, &before) };
-            let policies = profile.iter().flat_map(|p| cluster.slice.policies_of(p));
-            let by = policies.filter(|p| cluster.slice.policies[*p].rules(direction).is_some()).cloned();
+            let by = profile.iter().flat_map(|p| cluster.slice.isolating(p, direction)).cloned();
             let entry = all.entry((workload.clone(), direction, now)).or_default();
             entry.0 += 1;
             entry.1.extend(by);

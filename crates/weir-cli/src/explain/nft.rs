@@ -38,7 +38,11 @@ fn changes(slice: &NodeSlice, keys: &BTreeSet<&ObjectKey>) -> Vec<Change> {
     let pods: Vec<_> = slice.pods.iter().filter(|(key, _)| keys.contains(key)).collect();
     let profiles: BTreeSet<_> = pods.iter().map(|(_, pod)| pod.profile).collect();
     let profiles: Vec<_> = profiles.into_iter().map(|id| (id, &slice.profiles[&id])).collect();
-    let rulesets: BTreeSet<_> = profiles.iter().flat_map(|(_, p)| [p.ingress, p.egress]).flatten().collect();
+    let rulesets: BTreeSet<_> = profiles
+        .iter()
+        .flat_map(|(_, p)| [p.ingress, p.egress].into_iter().chain(p.audited))
+        .flatten()
+        .collect();
     let rulesets: Vec<_> = rulesets.into_iter().map(|id| (id, &slice.rulesets[&id])).collect();
     let rules: BTreeSet<_> = rulesets.iter().flat_map(|(_, r)| r.entries.iter().map(|e| e.rule)).collect();
     let rules: Vec<_> = rules.into_iter().map(|id| (id, &slice.rules[&id])).collect();

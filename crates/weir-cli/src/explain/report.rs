@@ -57,6 +57,19 @@ pub(crate) struct Side {
     pub(crate) isolated: bool,
     pub(crate) isolated_by: Vec<Place>,
     pub(crate) rules: Vec<RuleInfo>,
+    /// What policies say that are audited and not enforced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) audited: Option<Audited>,
+}
+
+/// See [`Side::audited`].
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Audited {
+    pub(crate) by: Vec<Place>,
+    /// They would isolate the pods, which nothing else does; else they would allow more.
+    pub(crate) would_isolate: bool,
+    pub(crate) rules: Vec<RuleInfo>,
 }
 
 /// A policy, or what is at a path in it.
@@ -152,19 +165,28 @@ fn subject(cluster: &Cluster, pods: &[&PodState], members: bool) -> Subject {
     let policies: Vec<&ObjectKey> = profile.map_or_else(Vec::new, |p| cluster.slice.policies_of(p));
     let mut warnings = Vec::new();
     let mut side = |direction| {
-        let isolates = |key: &&ObjectKey| cluster.slice.policies[*key].rules(direction).is_some();
-        let by: Vec<&ObjectKey> = policies.iter().copied().filter(isolates).collect();
-        let (allowed, idle) = rules::merged(cluster, &policies, direction, &first.pod.ports);
-        for (clause, why) in idle {
-            let path = clauses::port_path(&clause).unwrap_or_default();
-            warnings.push(format!("{} {path}: {why}", clause.policy));
-        }
-        let rules: Vec<RuleInfo> =
-            allowed.into_iter().map(|a| rule(cluster, a, direction, pods, members)).collect();
+        let mut rules = |by: &[&ObjectKey]| -> Vec<RuleInfo> {
+            let (allowed, idle) = rules::merged(cluster, by, direction, &first.pod.ports);
+            for (clause, why) in idle {
+                let path = clauses::port_path(&clause).unwrap_or_default();
+                warnings.push(format!("{} {path}: {why}", clause.policy));
+            }
+            allowed.into_iter().map(|a| rule(cluster, a, direction, pods, members)).collect()
+        };
+        let places = |by: Vec<&ObjectKey>| by.into_iter().map(|key| place(cluster, key, None)).collect();
+        let slice = &cluster.slice;
+        let by: Vec<&ObjectKey> = profile.iter().flat_map(|p| slice.isolating(p, direction)).collect();
+        let audited: Vec<&ObjectKey> = profile.iter().flat_map(|p| slice.auditing(p, direction)).collect();
+        let isolated = !by.is_empty();
         Side {
-            isolated: !by.is_empty(),
-            isolated_by: by.into_iter().map(|key| place(cluster, key, None)).collect(),
-            rules,
+            isolated,
+            rules: rules(&by),
+            isolated_by: places(by),
+            audited: (!audited.is_empty()).then(|| Audited {
+                would_isolate: !isolated,
+                rules: rules(&audited),
+                by: places(audited),
+            }),
         }
     };
     let (ingress, egress) = (side(Direction::Ingress), side(Direction::Egress));

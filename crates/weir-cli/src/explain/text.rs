@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::report::{Enforcement, PeerInfo, PodInfo, PortInfo, Report, RuleInfo, Side, Subject};
+use super::report::{Enforcement, PeerInfo, Place, PodInfo, PortInfo, Report, RuleInfo, Side, Subject};
 use crate::term::{Paint, columns, escape, wrap};
 
 /// How many names are told of a group.
@@ -98,22 +98,43 @@ fn details(out: &mut String, pod: &PodInfo, style: Style) {
 }
 
 fn side(out: &mut String, side: &Side, name: &str, to: &str, style: Style) {
+    enforced_side(out, side, name, to, style);
+    let Some(audited) = &side.audited else { return };
+    let what = match audited.would_isolate {
+        true => "would isolate it",
+        false => "would allow more",
+    };
+    let line = format!("audited, not enforced: {} {what}", places(&audited.by));
+    let _ = writeln!(out, "  {}", wrap(&line, columns(), 4));
+    for rule in &audited.rules {
+        let _ = writeln!(out, "  would be allowed at {}", ports(rule));
+        for peer in &rule.peers {
+            peer_lines(out, peer, to, style);
+        }
+    }
+    if audited.would_isolate {
+        let rest = if audited.rules.is_empty() { "everything" } else { "everything else" };
+        let _ = writeln!(out, "  {rest} would be denied");
+    }
+}
+
+fn places(all: &[Place]) -> String {
+    let by = all.iter().map(|place| {
+        let at = at(&place.file, place.line);
+        if at.is_empty() { escape(&place.policy) } else { format!("{} ({at})", escape(&place.policy)) }
+    });
+    by.collect::<Vec<_>>().join(", ")
+}
+
+fn enforced_side(out: &mut String, side: &Side, name: &str, to: &str, style: Style) {
     let paint = style.paint;
     if !side.isolated {
         let open = paint.verdict(true, "open");
         let _ = writeln!(out, "\n{name}: {open}, no policy isolates it");
         return;
     }
-    let by: Vec<String> = side
-        .isolated_by
-        .iter()
-        .map(|place| {
-            let at = at(&place.file, place.line);
-            if at.is_empty() { escape(&place.policy) } else { format!("{} ({at})", escape(&place.policy)) }
-        })
-        .collect();
     let isolated = paint.verdict(false, "isolated");
-    let line = format!("{name}: isolated by {}", by.join(", "));
+    let line = format!("{name}: isolated by {}", places(&side.isolated_by));
     let line = wrap(&line, columns(), 2).replacen("isolated", &isolated, 1);
     let _ = writeln!(out, "\n{line}");
     if side.rules.is_empty() {

@@ -51,7 +51,7 @@ impl World {
     pub fn events(&self) -> Vec<Event> {
         let namespaces = self.namespaces.values().cloned().map(Event::Namespace);
         let pods = self.pods.values().cloned().map(Event::Pod);
-        let policies = self.policies_in_force().cloned().map(Event::Policy);
+        let policies = self.all_policies().cloned().map(Event::Policy);
         namespaces.chain(pods).chain(policies).collect()
     }
 
@@ -61,8 +61,21 @@ impl World {
     }
 
     /// Those that are there, and those that outlive their objects (N79).
-    pub fn policies_in_force(&self) -> impl Iterator<Item = &Policy> {
+    fn all_policies(&self) -> impl Iterator<Item = &Policy> {
         self.policies.values().chain(self.orphans.values())
+    }
+
+    /// Those of them that are not audited (U29).
+    pub fn policies_in_force(&self) -> impl Iterator<Item = &Policy> {
+        self.all_policies().filter(|policy| policy.audit.as_deref() != Some("true"))
+    }
+
+    /// As it would be if the policies that are audited were enforced (U29).
+    pub fn with_audited(&self) -> World {
+        let mut world = self.clone();
+        let policies = world.policies.values_mut().chain(world.orphans.values_mut());
+        policies.for_each(|policy| policy.audit = None);
+        world
     }
 
     /// The pod that an address belongs to (N70, N75, N77).
@@ -202,17 +215,18 @@ fn plain_policy() -> impl Strategy<Value = Policy> {
         Just(vec!["Ingress", "Egress"]),
         Just(vec!["Ingress", "Ingress"]),
     ];
+    let audit = prop_oneof![5 => Just(None), 3 => Just(Some("true")), 1 => Just(Some("false"))];
     (
-        prop::sample::select(&NAMESPACES[..]),
-        "p[1-4]",
+        (prop::sample::select(&NAMESPACES[..]), "p[1-4]", audit),
         selector(),
         types,
         proptest::collection::vec(rule(), 0..3),
         proptest::collection::vec(rule(), 0..3),
     )
-        .prop_map(|(namespace, name, pod_selector, types, ingress, egress)| Policy {
+        .prop_map(|((namespace, name, audit), pod_selector, types, ingress, egress)| Policy {
             namespace: namespace.into(),
             name,
+            audit: audit.map(str::to_owned),
             spec: PolicySpec {
                 pod_selector,
                 policy_types: types.into_iter().map(Into::into).collect(),

@@ -196,9 +196,16 @@ impl Random {
             ports: r.some(2, Self::port),
             unknown: r.unknown(),
         });
+        let audit = match self.below(8) {
+            0 | 1 => Some("true"),
+            2 => Some("false"),
+            3 => Some("True"),
+            _ => None,
+        };
         Policy {
             namespace: namespace.into(),
             name: name.into(),
+            audit: audit.map(str::to_owned),
             spec: PolicySpec { pod_selector, policy_types, ingress, egress, unknown: self.unknown() },
         }
     }

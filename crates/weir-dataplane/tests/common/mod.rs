@@ -1,9 +1,9 @@
 //! A packet's way through a table, expression by expression.
-#![allow(unreachable_pub, reason = "each test binary is a crate of its own")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary is a crate of its own and uses a part")]
 
 pub mod costs;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -29,12 +29,21 @@ pub type Ipsets = BTreeMap<String, Ipset>;
 
 /// Whether a base chain lets it pass.
 pub fn passes(table: &Table, chain: &str, packet: &Packet) -> bool {
-    passes_with(table, &Ipsets::new(), chain, packet)
+    passes_and_is_told(table, chain, packet).0
 }
 
 /// The same, where rules look into ipsets.
 pub fn passes_with(table: &Table, ipsets: &Ipsets, chain: &str, packet: &Packet) -> bool {
     passes_at(table, table, usize::MAX, ipsets, chain, packet).0
+}
+
+/// Whether a base chain lets it pass, and which directions are told of it on the way: `egress`, `audit_ingress`.
+pub fn passes_and_is_told(table: &Table, chain: &str, packet: &Packet) -> (bool, Vec<String>) {
+    let (ipsets, lookups, told) = Default::default();
+    let state = State { before: table, after: table, moment: usize::MAX, ipsets: &ipsets, lookups, told };
+    let passes = !matches!(walk(&state, chain, packet, 0), Some(Verdict::Drop));
+    let direction = |prefix: &String| prefix.rsplit_once('_').expect("it ends with an id").0.to_owned();
+    (passes, state.told.borrow().iter().map(direction).collect())
 }
 
 /// Whether a base chain lets it pass while `before` becomes `after`: rules are those of `before`, in which
@@ -47,7 +56,8 @@ pub fn passes_at(
     chain: &str,
     packet: &Packet,
 ) -> (bool, usize) {
-    let state = State { before, after, moment, ipsets, lookups: Cell::new(0) };
+    let (lookups, told) = Default::default();
+    let state = State { before, after, moment, ipsets, lookups, told };
     // the policy of base chains is accept
     let passes = !matches!(walk(&state, chain, packet, 0), Some(Verdict::Drop));
     (passes, state.lookups.get())
@@ -59,6 +69,8 @@ struct State<'a> {
     moment: usize,
     ipsets: &'a Ipsets,
     lookups: Cell<usize>,
+    /// What rules would log, if no limit holds them back.
+    told: RefCell<Vec<String>>,
 }
 
 impl State<'_> {
@@ -193,7 +205,8 @@ fn evaluate(state: &State<'_>, rule: &Rule, packet: &Packet) -> Option<Verdict> 
                 }
             }
             // what is told changes nothing
-            Expr::Limit { .. } | Expr::Log { .. } => {}
+            Expr::Limit { .. } => {}
+            Expr::Log { prefix, .. } => state.told.borrow_mut().push(prefix.clone()),
             Expr::Verdict(verdict) => return Some(verdict.clone()),
             other => panic!("{other:?} is not written by the planner"),
         }

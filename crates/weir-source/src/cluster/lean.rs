@@ -9,7 +9,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use serde::Deserialize;
 
-use crate::convert::{self, Meta, Outcome, PodSpec, PodStatus};
+use weir_compiler::object::AUDIT;
+
+use crate::convert::{self, Annotations, Meta, Outcome, PodSpec, PodStatus};
 use crate::tree::{Tree, Value};
 use crate::{Id, Kind};
 
@@ -93,6 +95,7 @@ fn meta(meta: ObjectMeta) -> Meta {
         namespace: meta.namespace.unwrap_or_default(),
         uid: meta.uid.unwrap_or_default(),
         labels: meta.labels.unwrap_or_default().into(),
+        annotations: Annotations { audit: meta.annotations.and_then(|mut all| all.remove(AUDIT)) },
         created: meta.creation_timestamp.map_or(0, |time| time.0.as_second()),
         terminating: meta.deletion_timestamp.is_some(),
     }
@@ -129,6 +132,17 @@ mod tests {
         assert_eq!(pod.ips.len(), 2);
         let ports: Vec<_> = pod.ports.iter().map(|p| (p.name.as_str(), p.protocol, p.port)).collect();
         assert_eq!(ports, [("http", Protocol::Tcp, 80), ("dns", Protocol::Udp, 53)]);
+    }
+
+    #[test]
+    fn whether_a_policy_is_audited_is_read_and_no_other_annotation() {
+        let policy: Policy = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "p", "namespace": "n", "annotations": {"weir.dev/audit": "true", "a": "b"}},
+            "spec": {"podSelector": {}}
+        }))
+        .expect("decodes");
+        let Outcome::Good(Event::Policy(policy), _) = policy.convert() else { panic!("not good") };
+        assert_eq!(policy.audit.as_deref(), Some("true"));
     }
 
     #[test]

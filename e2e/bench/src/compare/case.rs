@@ -143,7 +143,12 @@ impl Case {
                 ingress: vec![rule],
                 ..PolicySpec::default()
             };
-            Event::Policy(Policy { namespace: NAMESPACE.into(), name: format!("policy-{i}"), spec })
+            Event::Policy(Policy {
+                namespace: NAMESPACE.into(),
+                name: format!("policy-{i}"),
+                audit: None,
+                spec,
+            })
         }));
         events
     }

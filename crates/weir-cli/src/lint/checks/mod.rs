@@ -1,8 +1,8 @@
 //! What is looked for, by what it needs to know.
 //!
 //! ```text
-//!   unreadable   WEIR003-010  what ReadPolicy could not read, and what an API server refuses besides
-//!   written      WEIR101-109  the policy's text alone
+//!   unreadable   WEIR003-011  what ReadPolicy could not read, and what an API server refuses besides
+//!   written      WEIR101-113  the policy's text alone
 //!   cidrs        WEIR106-110, 209, 210, 214   ranges, alone and against addresses
 //!   redundant    WEIR111-112  policies against each other
 //!   selectors    WEIR201-204, 211-213   against pods and namespaces

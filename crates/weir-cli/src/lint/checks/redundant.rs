@@ -59,6 +59,8 @@ fn policies(world: &World<'_>, out: &mut Vec<Finding>) {
             .copied()
             .filter(|j| *j != i && !gone.contains(j))
             .filter(|j| is_wider(&world.policies[*j].read.subject, &checked.read.subject))
+            // what is not enforced makes nothing superfluous that is
+            .filter(|j| !world.policies[*j].read.audit || checked.read.audit)
             // a policy that only denies says so in itself, whatever others add
             .filter(|j| !only_denies(checked) || only_denies(&world.policies[*j]))
             .collect();

@@ -1,10 +1,11 @@
 //! What cannot be enforced, and what an API server refuses.
 
+use weir_compiler::object::AUDIT;
 use weir_compiler::policy::{Effect, Problem};
 
 use super::{Checked, Finding, World};
 use crate::lint::codes::*;
-use crate::lint::source::{Step, YamlPath};
+use crate::lint::source::{Step, YamlPath, at};
 use crate::refused;
 
 pub(super) fn check(world: &World<'_>, checked: &Checked<'_>, out: &mut Vec<Finding>) {
@@ -15,8 +16,12 @@ pub(super) fn check(world: &World<'_>, checked: &Checked<'_>, out: &mut Vec<Find
             Effect::PolicyAllowsNothing => {
                 "an API server refuses it; Weir closes the pods that the policy selects in both directions"
             }
+            Effect::PolicyIsEnforced => "Weir enforces the policy; an API server takes any text here",
         };
-        let path = YamlPath::parse(&problem.path);
+        let path = match *code == WEIR011 {
+            true => at!["metadata", "annotations", AUDIT],
+            false => YamlPath::parse(&problem.path),
+        };
         let message = match path.0.last() {
             Some(Step::Key(field)) if *code == WEIR003 && problem.reason == "unknown field" => {
                 format!("NetworkPolicy has no field {field:?} here")
@@ -47,6 +52,12 @@ fn code(problem: &Problem) -> (&'static Code, &'static str) {
         return (
             &WEIR003,
             "look for a typing error, or for wrong indentation: the field may belong elsewhere",
+        );
+    }
+    if path.starts_with("metadata.annotations") {
+        return (
+            &WEIR011,
+            "write \"true\", in quotes, to audit the policy; remove the annotation to enforce it",
         );
     }
     if path.contains("policyTypes") {

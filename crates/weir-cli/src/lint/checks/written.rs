@@ -1,6 +1,6 @@
 //! What the text says, other than its author may think.
 
-use weir_compiler::object::{LabelSelector, Peer, Protocol};
+use weir_compiler::object::{AUDIT, LabelSelector, Peer, Protocol};
 use weir_compiler::policy::{NAMESPACE_NAME_LABEL, PortClause};
 use weir_compiler::selector::Selector;
 use weir_compiler::slice::Direction;
@@ -21,6 +21,15 @@ const OF_A_ROLLOUT: [&str; 5] = [
 
 pub(super) fn check(world: &World<'_>, checked: &Checked<'_>, out: &mut Vec<Finding>) {
     types(world, checked, out);
+    if checked.read.audit {
+        let path = at!["metadata", "annotations", AUDIT];
+        let message = "this policy is audited: it neither isolates pods nor allows anything".to_owned();
+        out.push(
+            Finding::new(&WEIR113, &checked.key, path, message)
+                .why("what it would change is logged by agents; all else here is said as if it were enforced")
+                .help("`weir logs` shows it, `weir diff --enforce-audited` what would change; to enforce it, remove the annotation"),
+        );
+    }
     for rule in checked.rules() {
         empty_lists(world, checked, &rule, out);
         two_peers(world, checked, &rule, out);
