@@ -22,6 +22,8 @@ done <<'V'
 mode=aduit '/mode': value must be one of 'enforce', 'audit', 'off'
 mode=Off '/mode': value must be one of 'enforce', 'audit', 'off'
 mode= '/mode': value must be one of 'enforce', 'audit', 'off'
+budgets.namespacePeers=-1 '/budgets/namespacePeers': minimum
+budgets.peers=1 '/budgets': additional properties 'peers' not allowed
 nothing=1 additional properties 'nothing' not allowed
 agent.hostsetup=true '/agent': additional properties 'hostsetup' not allowed
 controller.replicas=two '/controller/replicas': got string, want integer

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use weir_compiler::object::{Event, ObjectKey};
 use weir_compiler::policy::Problem;
 use weir_compiler::slice::Change;
-use weir_compiler::{Compiler, Scope};
+use weir_compiler::{Budgets, Compiler, Scope};
 use weir_dataplane::model::Family;
 use weir_dataplane::{Attachment, Attachments, Planner, Ports, Settings};
 use weir_health::Health;
@@ -82,6 +82,8 @@ pub(crate) struct Agent {
     metrics: Metrics,
     /// Where the slice is kept for a start without a controller.
     pub(crate) store: Option<Store>,
+    /// What policies may have, where the agent compiles for itself.
+    pub(crate) budgets: Budgets,
     pub(crate) isolation: Isolation,
     /// The controller's last commit: conversation and version.
     commit: Option<(u64, u64)>,
@@ -138,6 +140,7 @@ impl Agent {
             health,
             metrics,
             store: None,
+            budgets: Budgets::default(),
             isolation: Isolation::default(),
             commit: None,
             complete: false,
@@ -171,7 +174,8 @@ impl Agent {
         if let Some(revoker) = &mut self.revoker {
             revoker.events(self.planner.slice(), &all);
         }
-        let compiler = self.compiler.get_or_insert_with(|| Compiler::new(Scope::Node(self.node.clone())));
+        let compiler =
+            self.compiler.get_or_insert_with(|| Compiler::with(Scope::Node(self.node.clone()), self.budgets));
         let deltas = compiler.apply(all);
         for (policy, problems) in deltas.policies {
             self.report(policy, problems.unwrap_or_default());

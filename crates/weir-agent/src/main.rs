@@ -15,6 +15,7 @@ use weir_agent::controller::{self, address::Address};
 use weir_agent::denials;
 use weir_agent::run::{Options, Source};
 use weir_agent::{host, kernel, npm, run};
+use weir_compiler::Budgets;
 use weir_compiler::flow::PodToOwnNode;
 use weir_dataplane::{DenialLog, Settings};
 use weir_nft::Nft;
@@ -131,6 +132,10 @@ struct Enforce {
     /// The group of NFLOG by which the kernel tells of them. Nobody else on the node may use it.
     #[arg(long, value_name = "GROUP", default_value_t = DenialLog::default().group)]
     log_denied_group: u16,
+    /// What policies may have, as policy-clauses=N,namespace-clauses=N,namespace-peers=N; 0: no limit. What is beyond
+    /// isolates its pods and allows nothing. With --controller, controllers decide that.
+    #[arg(long, value_name = "NAME=NUMBER,...", default_value_t)]
+    budgets: Budgets,
     /// Where the addresses of peers are kept in the kernel.
     #[arg(long, value_enum, default_value_t)]
     set_backend: SetBackend,
@@ -239,6 +244,7 @@ fn start(cli: Cli) -> Result<ExitCode> {
         mid_stream_grace,
         log_denied,
         log_denied_group,
+        budgets,
         set_backend,
     } = cli.enforce;
     let node = node.unwrap_or_default();
@@ -269,6 +275,7 @@ fn start(cli: Cli) -> Result<ExitCode> {
         cni_results,
         mid_stream_grace,
         sets: set_backend,
+        budgets,
         denials: log_denied.0.map(|per_second| denials::Options {
             per_second,
             kernel: DenialLog { group: log_denied_group, ..DenialLog::default() },

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
+use weir_compiler::Budgets;
 use weir_compiler::flow::PodToOwnNode;
 use weir_dataplane::model::Expr;
 use weir_dataplane::{Settings, TABLES, drops_mid_stream};
@@ -35,6 +36,8 @@ pub struct Options {
     pub node: String,
     /// Where the objects come from.
     pub source: Source,
+    /// What policies may have; where controllers compile, that is theirs to decide.
+    pub budgets: Budgets,
     /// What of the plan is to be chosen. Without a mark for revoked connections, they stay (U9).
     pub settings: Settings,
     /// Where the container runtime keeps what CNI plugins told it; it need not be there.
@@ -102,6 +105,7 @@ pub async fn run(options: Options) -> Result<()> {
     let mut agent =
         Agent::new(options.node.clone(), settings, kernel, ports, revoke.transpose()?, metrics.clone());
     agent.unused = unused;
+    agent.budgets = options.budgets;
     if let Some(address) = options.metrics {
         let registry = metrics.registry(from_controller);
         match weir_health::serve_in_thread(address, agent.health.clone(), registry) {

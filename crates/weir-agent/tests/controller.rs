@@ -90,7 +90,7 @@ fn policy(name: &str, port: u16) -> Event {
         "podSelector": {}, "ingress": [{"from": [{"podSelector": {}}], "ports": [{"port": port}]}]
     });
     let spec = serde_json::from_value(spec).unwrap();
-    Event::Policy(Policy { namespace: "a".into(), name: name.into(), audit: None, spec })
+    Event::Policy(Policy { namespace: "a".into(), name: name.into(), created: 0, audit: None, spec })
 }
 
 /// The same objects, told to controllers and compiled here.

@@ -146,7 +146,13 @@ fn a_policy_that_the_kernel_refuses_is_closed_and_holds_up_no_other() {
     in_netns(|| {
         let policy = |namespace: &str| {
             let spec = PolicySpec { ingress: vec![Default::default()], ..Default::default() };
-            Event::Policy(Policy { namespace: namespace.into(), name: "p".into(), audit: None, spec })
+            Event::Policy(Policy {
+                namespace: namespace.into(),
+                name: "p".into(),
+                created: 0,
+                audit: None,
+                spec,
+            })
         };
         let pod = |namespace: &str, address: &str| {
             Event::Pod(world::plain_pod(ObjectKey::new(namespace, "pod"), address))
@@ -171,8 +177,13 @@ fn a_policy_that_the_kernel_refuses_is_closed_and_holds_up_no_other() {
 
         // another one comes, with another ruleset
         let other = PolicySpec { policy_types: vec!["Egress".into()], ..Default::default() };
-        let other =
-            Event::Policy(Policy { namespace: "good".into(), name: "p".into(), audit: None, spec: other });
+        let other = Event::Policy(Policy {
+            namespace: "good".into(),
+            name: "p".into(),
+            created: 0,
+            audit: None,
+            spec: other,
+        });
         compiler.apply([other]).slices.iter().for_each(|delta| planner.update(&delta.changes));
         enforce(&mut planner, &mut kernel, |error, _| panic!("{error}")).unwrap();
         assert!(dump().unwrap().chains.keys().any(|name| name.starts_with("egress_")), "held up");

@@ -164,7 +164,7 @@ fn small_plan() -> Planner {
         ingress: vec![IngressRule { from: vec![all(), outside], ..Default::default() }],
         ..Default::default()
     };
-    let policy = Policy { namespace: "a".into(), name: "p".into(), audit: None, spec };
+    let policy = Policy { namespace: "a".into(), name: "p".into(), created: 0, audit: None, spec };
     let mut planner = Planner::new();
     for delta in compiler.apply(vec![Event::Policy(policy), Event::Pod(pod(0)), Event::Pod(pod(1))]).slices {
         planner.update(&delta.changes);

@@ -138,7 +138,7 @@ fn ports_of_bridges_have_a_table_of_their_own() {
 
 fn deny_all(namespace: &str) -> Policy {
     let spec = PolicySpec { policy_types: vec!["Ingress".into()], ..Default::default() };
-    Policy { namespace: namespace.into(), name: "deny-all".into(), audit: None, spec }
+    Policy { namespace: namespace.into(), name: "deny-all".into(), created: 0, audit: None, spec }
 }
 
 fn pod_of_n1(namespace: &str, address: &str) -> Pod {

@@ -48,6 +48,7 @@ fn by_agent(folder: &Path, settings: Settings, log: bool, grace: Duration) -> [O
     let options = Options {
         node: "n".into(),
         source: Source::Manifests(folder.to_owned()),
+        budgets: weir_compiler::Budgets::default(),
         settings,
         cni_results: folder.join("no-results"),
         mid_stream_grace: grace,

@@ -39,6 +39,7 @@ fn links_routes_and_what_others_did_to_the_table_are_followed_by_events() {
     let options = Options {
         node: "n".into(),
         source: Source::Manifests(folder.clone()),
+        budgets: weir_compiler::Budgets::default(),
         settings: Default::default(),
         cni_results: folder.join("no-results"),
         mid_stream_grace: Duration::ZERO,

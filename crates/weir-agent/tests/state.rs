@@ -34,7 +34,7 @@ fn small() -> NodeSlice {
     pod.node = Some("n1".into());
     compiler.apply([
         Event::Pod(pod),
-        Event::Policy(Policy { namespace: "a".into(), name: "x".into(), audit: None, spec }),
+        Event::Policy(Policy { namespace: "a".into(), name: "x".into(), created: 0, audit: None, spec }),
     ]);
     compiler.slice("n1")
 }

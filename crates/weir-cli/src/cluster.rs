@@ -13,7 +13,7 @@ use weir_compiler::flow::{End, PodToOwnNode};
 use weir_compiler::object::{Event, Labels, ObjectKey, Pod, Policy};
 use weir_compiler::policy::{Effect, PeerClause, PolicyClauses, ReadPolicy, namespace_labels};
 use weir_compiler::slice::NodeSlice;
-use weir_compiler::{Compiler, Deltas, Scope};
+use weir_compiler::{Budgets, Compiler, Deltas, Scope, read_within};
 use weir_source::inventory::{EndpointSlice, Node, Owner, PodDetails, Service};
 use weir_source::tree::Tree;
 use weir_source::{Id, Place, Problem};
@@ -191,7 +191,7 @@ impl Cluster {
             namespaces: BTreeMap::new(),
             closed: BTreeSet::new(),
             complained,
-            compiler: Compiler::new(Scope::Node(NODE.to_owned())),
+            compiler: Compiler::with(Scope::Node(NODE.to_owned()), Budgets::default()),
             slice: NodeSlice::default(),
             own_node: PodToOwnNode::default(),
             warnings: Vec::new(),
@@ -341,16 +341,16 @@ impl Cluster {
 
     /// Tells what of policies cannot be enforced.
     fn problems(&mut self) {
-        let read = self.policies.values().map(ReadPolicy::read).filter(|read| !read.problems.is_empty());
-        for ReadPolicy { key, problems, .. } in read.collect::<Vec<_>>() {
+        for ReadPolicy { key, problems, .. } in read_within(self.policies.values(), &Budgets::default()) {
             for problem in problems {
-                if problem.effect == Effect::PolicyAllowsNothing {
+                if matches!(problem.effect, Effect::PolicyAllowsNothing | Effect::BeyondBudget) {
                     self.closed.insert(key.clone());
                 }
                 let id = Id { kind: weir_source::Kind::Policy, key: key.clone() };
                 let place = self.place_of(&key, &problem.path);
                 // kubectl refuses unknown fields; an API server drops them, or knows them by now
-                let refused = if problem.reason.starts_with("unknown field") {
+                let taken = matches!(problem.effect, Effect::BeyondBudget | Effect::PolicyIsEnforced);
+                let refused = if taken || problem.reason.starts_with("unknown field") {
                     ""
                 } else {
                     ", and an API server refuses it"

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use weir_compiler::flow::PodToOwnNode;
 use weir_compiler::object::{Event, Namespace, ObjectKey, Pod, Policy};
-use weir_compiler::{Compiler, Scope};
+use weir_compiler::{Budgets, Compiler, Scope};
 use weir_dataplane::model::{Table, Transaction};
 use weir_dataplane::{Attachments, DenialLog, Planner, Settings};
 
@@ -124,7 +124,7 @@ pub(crate) fn changes(before: &Cluster, after: &Cluster, settings: Settings, tex
     if forth.is_empty() {
         return Vec::new();
     }
-    let mut compiler = Compiler::new(Scope::AllNodes);
+    let mut compiler = Compiler::with(Scope::AllNodes, Budgets::default());
     compiler.apply(events(before));
     // which nodes: their slices are looked at as they were
     let concerned: Vec<Arc<str>> =

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use weir_compiler::flow::PodToOwnNode;
-use weir_compiler::{Compiler, Scope};
+use weir_compiler::{Budgets, Compiler, Scope};
 use weir_dataplane::{Attachment, Attachments, DenialLog, Planner, Settings};
 use weir_source::inventory::live::Wanted;
 
@@ -142,7 +142,7 @@ impl Render {
         let cluster = self.input.load(Wanted { workloads: false, services: false, nodes: true })?;
         cluster.tell();
         self.known(&cluster)?;
-        let mut compiler = Compiler::new(Scope::Node(self.node.clone()));
+        let mut compiler = Compiler::with(Scope::Node(self.node.clone()), Budgets::default());
         let (events, nowhere) = (kernel::events(&cluster), kernel::nowhere(&cluster));
         compiler.apply(events);
         let mut planner = Planner::with(self.settings());

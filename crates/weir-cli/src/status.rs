@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use weir_compiler::policy::ReadPolicy;
+use weir_compiler::{Budgets, read_within};
 use weir_source::cluster::Options;
 use weir_source::inventory::live::{self, Wanted};
 use weir_source::status::{CONFIG_MAP, MODE_CONFIG_MAP, SILENT, Status as Told};
@@ -213,10 +213,9 @@ fn report(cluster: &Cluster, told: &BTreeMap<String, String>, now: u64) -> Repor
         names(cluster).into_iter().map(|name| node(cluster, name, &behind, in_mode(name))).collect();
 
     let mut problems: Vec<Problem> = Vec::new();
-    for (key, policy) in &cluster.policies {
-        let found = ReadPolicy::read(policy).problems;
-        problems
-            .extend(found.iter().map(|p| Problem { node: None, text: format!("NetworkPolicy {key}: {p}") }));
+    for read in read_within(cluster.policies.values(), &Budgets::default()) {
+        let text = |p| format!("NetworkPolicy {}: {p}", read.key);
+        problems.extend(read.problems.iter().map(|p| Problem { node: None, text: text(p) }));
     }
     let refused = told.values().flat_map(|told| &told.refused);
     problems.extend(refused.map(|(node, text)| Problem { node: Some(node.clone()), text: text.clone() }));

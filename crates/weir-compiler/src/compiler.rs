@@ -2,6 +2,7 @@
 
 use hashbrown::{HashMap, HashSet};
 
+use crate::budget::{Budgets, Spent};
 use crate::graph::Graph;
 use crate::lower::PeerSets;
 use crate::nodes::NodeStates;
@@ -37,6 +38,11 @@ pub struct Deltas {
 #[derive(Debug)]
 pub struct Compiler {
     pub(crate) scope: Scope,
+    pub(crate) budgets: Budgets,
+    /// By namespace, of those that have policies.
+    pub(crate) spent: HashMap<String, Spent>,
+    /// Namespaces that have more than they may, or had.
+    pub(crate) unsettled: HashSet<String>,
     pub(crate) population: Population,
     pub(crate) graph: Graph,
     pub(crate) peer_sets: PeerSets,
@@ -52,10 +58,18 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// A compiler that knows of no objects yet.
+    /// A compiler that knows of no objects yet, and takes policies of any size.
     pub fn new(scope: Scope) -> Self {
+        Compiler::with(scope, Budgets::NONE)
+    }
+
+    /// The same, with budgets.
+    pub fn with(scope: Scope, budgets: Budgets) -> Self {
         Compiler {
             scope,
+            budgets,
+            spent: HashMap::new(),
+            unsettled: HashSet::new(),
             population: Population::default(),
             graph: Graph::default(),
             peer_sets: PeerSets::default(),
@@ -73,6 +87,7 @@ impl Compiler {
         for event in events {
             self.event(event);
         }
+        self.settle();
         let policies = self.policies.take_touched();
         Deltas { slices: self.commit(), policies }
     }
@@ -129,10 +144,17 @@ impl Compiler {
                 self.drop_orphans(&key.namespace);
             }
             Event::Policy(policy) => {
-                let read = ReadPolicy::read(&policy);
+                let read = ReadPolicy::read(&policy).within(&self.budgets);
                 if let Some(orphans) = self.orphans.get_mut(&read.key.namespace) {
                     orphans.remove(&read.key);
                 }
+                let known = self.policies.find(&read.key);
+                let old = known.map(|id| self.policies.all[id as usize].written());
+                if old.is_some_and(|old| *old == read) {
+                    return self.policies.touch(known.expect("it is known"));
+                }
+                let old = old.map(|old| old.cost);
+                self.spend(&read.key.namespace, old, Some(read.cost));
                 self.set_policy(read);
             }
             Event::PolicyGone(key) => {

@@ -199,6 +199,7 @@ mod tests {
             compiler.apply([Event::Policy(Policy {
                 namespace: "x".into(),
                 name: "deny".into(),
+                created: 0,
                 audit: None,
                 spec,
             })]);

@@ -18,6 +18,7 @@
 //! All is pure: no clock, no I/O; the same events in any order that sources can produce lead to
 //! the same slices. Statements cited as N41, U6 or T1 are in `docs/semantics.md`.
 
+mod budget;
 pub mod cidr;
 mod commit;
 mod compiler;
@@ -43,5 +44,6 @@ mod snapshot;
 mod subjects;
 pub mod verdict;
 
+pub use budget::{Budgets, read_within};
 pub use compiler::{Compiler, Counts, Deltas, Scope};
 pub use identity::{peer_set_id, port_set_id, union_id};

@@ -186,6 +186,11 @@ fn split_ports(rule: &RuleClause) -> SplitPorts {
     (Some(ranges), names)
 }
 
+/// The ports of a rule by name.
+pub(crate) fn names(rule: &RuleClause) -> Vec<(String, Protocol)> {
+    split_ports(rule).1
+}
+
 /// All ipBlock peers of a rule as one set: exceptions were taken out of each on its own (T1).
 fn all_cidrs(clauses: &[PeerClause]) -> Option<Arc<CidrSet>> {
     let mut sets = clauses.iter().filter_map(|clause| match clause {

@@ -160,6 +160,8 @@ pub struct Policy {
     pub namespace: String,
     /// `metadata.name`
     pub name: String,
+    /// `metadata.creationTimestamp`, in seconds since 1970.
+    pub created: i64,
     /// The annotation [`AUDIT`], as written (U29).
     pub audit: Option<String>,
     /// `spec`

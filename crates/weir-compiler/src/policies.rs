@@ -15,9 +15,28 @@ pub(crate) struct PolicyState {
     pub(crate) read: ReadPolicy,
     pub(crate) selection: u32,
     pub(crate) lowered: Lowered,
+    /// It is closed, because it is beyond a budget: what it says, and why.
+    beyond: Option<Box<(ReadPolicy, String)>>,
     /// It is new, or reads differently, since slices were last told.
     changed: bool,
     told: bool,
+}
+
+impl PolicyState {
+    /// As it is written, if it is closed, too.
+    pub(crate) fn written(&self) -> &ReadPolicy {
+        self.beyond.as_ref().map_or(&self.read, |beyond| &beyond.0)
+    }
+
+    /// The budget that it is closed for.
+    pub(crate) fn closed_for(&self) -> Option<&str> {
+        self.beyond.as_ref().map(|beyond| beyond.1.as_str())
+    }
+
+    /// What is read is in the place of this.
+    pub(crate) fn close(&mut self, written: ReadPolicy, reason: String) {
+        self.beyond = Some(Box::new((written, reason)));
+    }
 }
 
 /// See the module.
@@ -67,7 +86,7 @@ impl Policies {
         told
     }
 
-    fn touch(&mut self, id: u32) {
+    pub(crate) fn touch(&mut self, id: u32) {
         self.all[id as usize].told = false;
         self.touched.push(id);
     }
@@ -87,7 +106,7 @@ impl Compiler {
         let selection = self.population.retain(&namespace, &read.subject);
         let Compiler { graph, population, peer_sets, .. } = self;
         let lowered = Lowered::new(read.audit, &read.clauses, graph, population, peer_sets);
-        let state = PolicyState { read, selection, lowered, changed: true, told: false };
+        let state = PolicyState { read, selection, lowered, beyond: None, changed: true, told: false };
         match known {
             None => {
                 let id = place(self.policies.all.vacant_key());
@@ -117,6 +136,8 @@ impl Compiler {
     pub(crate) fn remove_policy(&mut self, key: &ObjectKey) {
         self.policies.gone.push(key.clone());
         if let Some(id) = self.policies.find(key) {
+            let cost = self.policies.all[id as usize].written().cost;
+            self.spend(&key.namespace, Some(cost), None);
             let old = self.policies.all.remove(id as usize);
             self.policies.by_key.remove(key, id);
             self.policies.left.push((old.selection, key.clone()));

@@ -7,6 +7,7 @@
 use std::fmt::{self, Display};
 use std::sync::Arc;
 
+use crate::budget::Cost;
 use crate::cidr::{Cidr, CidrSet};
 use crate::object::{
     AUDIT, IpBlock, LabelSelector, Labels, ObjectKey, Peer, Policy, PolicyPort, PortRef, Protocol,
@@ -29,6 +30,9 @@ pub struct ReadPolicy {
     pub audit: bool,
     /// What it says.
     pub clauses: Arc<PolicyClauses>,
+    /// When it was created: the older ones of a namespace come first where there are too many.
+    pub created: i64,
+    pub(crate) cost: Cost,
     /// What of it cannot be enforced.
     pub problems: Vec<Problem>,
 }
@@ -106,6 +110,8 @@ pub enum Effect {
     ClauseMatchesNothing,
     /// The policy isolates the pods that it selects in both directions and allows nothing.
     PolicyAllowsNothing,
+    /// The policy isolates the pods that it selects, as it says, and allows nothing.
+    BeyondBudget,
     /// The policy is enforced, although it may have been meant to be audited.
     PolicyIsEnforced,
 }
@@ -117,6 +123,7 @@ impl fmt::Display for Problem {
             Effect::PolicyAllowsNothing => {
                 "the policy isolates the pods that it selects in both directions and allows nothing"
             }
+            Effect::BeyondBudget => "the policy isolates the pods that it selects and allows nothing",
             Effect::PolicyIsEnforced => "the policy is enforced",
         };
         write!(f, "{}: {}; {effect}", self.path, self.reason)
@@ -151,13 +158,17 @@ impl ReadPolicy {
         if reader.problems.iter().any(|p| p.effect == Effect::PolicyAllowsNothing) {
             clauses = PolicyClauses { ingress: Some(Vec::new()), egress: Some(Vec::new()) };
         }
-        ReadPolicy {
+        let mut read = ReadPolicy {
             key: policy.key(),
             subject,
             audit,
             clauses: Arc::new(clauses),
+            created: policy.created,
+            cost: Cost::default(),
             problems: reader.problems,
-        }
+        };
+        read.cost = Cost::of(spec, &read);
+        read
     }
 }
 

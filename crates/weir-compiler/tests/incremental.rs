@@ -10,7 +10,7 @@ use weir_compiler::object::{Event, Protocol};
 use weir_compiler::ports::L4;
 use weir_compiler::slice::{Change, Direction, NodeSlice};
 use weir_compiler::verdict::Reason;
-use weir_compiler::{Compiler, Scope};
+use weir_compiler::{Budgets, Compiler, Scope, read_within};
 
 /// What a delta refers to is there when it is named, and still is when what names it goes.
 fn assert_whole(slice: &NodeSlice) {
@@ -41,13 +41,24 @@ fn check_members(slice: &NodeSlice, change: &Change) {
     }
 }
 
+/// None, and such as random clusters go beyond.
+fn budgets() -> impl Strategy<Value = Budgets> {
+    let small = (1u64..12, 1u64..30, 0u64..4);
+    let small = small.prop_map(|(policy_clauses, namespace_clauses, namespace_peers)| Budgets {
+        policy_clauses,
+        namespace_clauses,
+        namespace_peers,
+    });
+    prop_oneof![Just(Budgets::NONE), Just(Budgets::default()), small]
+}
+
 proptest! {
     #![proptest_config(common::cases(300))]
 
     #[test]
-    fn incremental_is_from_scratch(batches in batches(12), seed: u64) {
-        let mut compiler = Compiler::new(Scope::AllNodes);
-        let mut one_node = Compiler::new(Scope::Node("n1".into()));
+    fn incremental_is_from_scratch(batches in batches(12), seed: u64, budgets in budgets()) {
+        let mut compiler = Compiler::with(Scope::AllNodes, budgets);
+        let mut one_node = Compiler::with(Scope::Node("n1".into()), budgets);
         let mut slices: BTreeMap<String, NodeSlice> = BTreeMap::new();
         let mut world = World::default();
         for batch in batches {
@@ -70,7 +81,7 @@ proptest! {
                 state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                 events.swap(i, (state >> 33) as usize % (i + 1));
             }
-            let mut fresh = Compiler::new(Scope::AllNodes);
+            let mut fresh = Compiler::with(Scope::AllNodes, budgets);
             events.extend(world.epilogue());
             fresh.apply(events);
             for node in NODES {
@@ -79,6 +90,12 @@ proptest! {
                 prop_assert_eq!(&incremental, &fresh.slice(node), "incremental and from scratch, {}", node);
             }
             prop_assert_eq!(one_node.slice("n1"), fresh.slice("n1"));
+            // as programs read policies that have no compiler
+            let read = read_within(world.all_policies(), &budgets);
+            let mut read: Vec<_> = read.iter().filter(|read| !read.problems.is_empty()).collect();
+            read.sort_by_key(|read| &read.key);
+            let problems: Vec<_> = read.iter().map(|read| (&read.key, read.problems.as_slice())).collect();
+            prop_assert_eq!(compiler.problems(), problems);
             prop_assert_eq!(compiler.counts(), fresh.counts());
         }
         // nothing is left of what is gone

@@ -6,7 +6,7 @@ use weir_compiler::object::*;
 use weir_compiler::{Compiler, Scope};
 
 fn policy(name: &str, spec: PolicySpec) -> Event {
-    Event::Policy(Policy { namespace: "b".into(), name: name.into(), audit: None, spec })
+    Event::Policy(Policy { namespace: "b".into(), name: name.into(), created: 0, audit: None, spec })
 }
 
 /// A selection lost its last policy and got another in the same batch: pods stayed open.

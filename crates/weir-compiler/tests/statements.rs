@@ -83,7 +83,13 @@ fn with_ports(mut pod: Pod, ports: &[(&str, Protocol, u16)]) -> Pod {
 
 fn policy(key: &str, spec: Value) -> Event {
     let ObjectKey { namespace, name } = object_key(key);
-    Event::Policy(Policy { namespace, name, audit: None, spec: serde_json::from_value(spec).unwrap() })
+    Event::Policy(Policy {
+        namespace,
+        name,
+        created: 0,
+        audit: None,
+        spec: serde_json::from_value(spec).unwrap(),
+    })
 }
 
 fn namespace(what: &str) -> Namespace {
@@ -541,6 +547,83 @@ fn u29_an_annotation_that_cannot_be_read_enforces() {
         let told = if value == "false" { vec![] } else { vec![problem] };
         assert_eq!(c.problems(), told, "{value:?}");
     }
+}
+
+#[test]
+fn u30_what_is_beyond_a_budget_is_closed_the_oldest_first_and_nobody_else() {
+    let rule = |label: &str| json!({"from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": label}}}]});
+    let of = |key: &str, app: &str, created: i64, rules: Value| {
+        let selector = json!({"matchLabels": {"app": app}});
+        let Event::Policy(policy) = policy(key, json!({"podSelector": selector, "ingress": rules})) else {
+            unreachable!()
+        };
+        Event::Policy(Policy { created, ..policy })
+    };
+    let closed = |c: &Cluster| -> Vec<String> {
+        let problems = c.0.problems();
+        assert!(problems.iter().all(|(_, all)| all.iter().all(|p| p.effect == Effect::BeyondBudget)));
+        problems.into_iter().map(|(key, _)| key.to_string()).collect()
+    };
+    let pods = [("a/web app=web", "10.0.0.1"), ("a/db app=db", "10.0.0.2"), ("b/x app=x", "10.0.0.3")];
+    let with = |budgets: &str| {
+        let mut c = Cluster(Compiler::with(Scope::AllNodes, budgets.parse().unwrap()));
+        pods.iter().for_each(|(what, address)| drop(c.apply(Event::Pod(pod(what, address)))));
+        c
+    };
+
+    // a policy of its own: it isolates as it says, and what it allows is not even in the slice
+    let mut c = with("policy-clauses=5");
+    c.apply(of("a/large", "web", 0, json!([rule("x"), rule("y"), rule("z")])));
+    c.apply(of("a/small", "db", 0, json!([rule("x")])));
+    assert_eq!(closed(&c), ["a/large"]);
+    assert!(!c.ingress("a/web", "10.0.0.3", "80") && c.ingress("a/db", "10.0.0.3", "80"));
+    assert!(c.egress("a/web", "10.0.0.3", "80"), "it says nothing of egress");
+    assert_eq!(c.0.slice("n").rules.len(), 1);
+
+    // of a namespace, the newest; whatever came first here, and nobody in another namespace
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+        let mut c = with("namespace-clauses=6");
+        let all = [
+            of("a/old", "web", 1, json!([rule("x")])),
+            of("a/new", "db", 2, json!([rule("x"), rule("y")])),
+            of("b/other", "x", 3, json!([rule("web"), rule("db")])),
+        ];
+        order.iter().for_each(|i| drop(c.apply(all[*i].clone())));
+        assert_eq!(closed(&c), ["a/new"], "{order:?}");
+        assert!(c.ingress("a/web", "10.0.0.3", "80") && !c.ingress("a/db", "10.0.0.3", "80"));
+        // it fits again
+        c.apply(Event::PolicyGone(object_key("a/old")));
+        assert!(closed(&c).is_empty() && c.ingress("a/db", "10.0.0.3", "80"));
+        // and again it does not, read anew or not
+        c.apply(all[0].clone());
+        c.apply(all[1].clone());
+        assert_eq!(closed(&c), ["a/new"]);
+        c.apply(of("a/new", "db", 2, json!([rule("x")])));
+        assert!(closed(&c).is_empty());
+    }
+
+    // peers elsewhere: equal ones are one, those of the own namespace none, and pods do not count
+    let mut c = with("namespace-peers=2");
+    let own = json!([{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}, {"podSelector": {}}]}]);
+    c.apply(of("a/p1", "db", 1, own));
+    c.apply(of("a/p2", "web", 2, json!([rule("x"), rule("y")])));
+    c.apply(of("a/p3", "db", 3, json!([rule("y"), rule("x")])));
+    for i in 4..20u8 {
+        c.apply(Event::Pod(pod(&format!("b/x{i} app=x"), &format!("10.0.1.{i}"))));
+    }
+    assert!(closed(&c).is_empty());
+    c.apply(of("a/p4", "db", 4, json!([rule("z")])));
+    c.apply(of("a/p5", "db", 5, json!([rule("x")])));
+    assert_eq!(closed(&c), ["a/p4"], "what fits beside it is in force");
+    let named =
+        json!([{"to": [{"podSelector": {}}], "ports": [{"port": "web"}]}, {"ports": [{"port": "web"}]}]);
+    c.apply(Event::Policy(Policy {
+        namespace: "b".into(),
+        name: "p".into(),
+        spec: serde_json::from_value(json!({"egress": named})).unwrap(),
+        ..Policy::default()
+    }));
+    assert_eq!(closed(&c), ["a/p4"], "one name in all namespaces is one set");
 }
 
 #[test]

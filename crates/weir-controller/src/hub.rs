@@ -16,7 +16,7 @@ use tonic::Status;
 use weir_compiler::object::{Event, ObjectKey};
 use weir_compiler::policy::Problem;
 use weir_compiler::slice::{Change, Member, PeerSetId};
-use weir_compiler::{Compiler, Scope};
+use weir_compiler::{Budgets, Compiler, Scope};
 use weir_proto::pb::{Ask, from_controller::What};
 use weir_proto::{DigestKey, Item, Items, Key, Mode, Parts};
 
@@ -69,8 +69,13 @@ pub enum Joined {
 impl Hub {
     /// A hub that knows of no objects and no agents. The key must be random.
     pub fn new(key: DigestKey) -> Self {
+        Hub::with(key, Budgets::NONE)
+    }
+
+    /// The same, with budgets for policies.
+    pub fn with(key: DigestKey, budgets: Budgets) -> Self {
         Hub {
-            compiler: Compiler::new(Scope::AllNodes),
+            compiler: Compiler::with(Scope::AllNodes, budgets),
             key,
             mode: None,
             mode_since: 0,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+use weir_compiler::Budgets;
 use weir_controller::run::{self, Certificates, Options};
 use weir_controller::withdraw;
 
@@ -86,7 +87,7 @@ struct Serve {
     /// The ConfigMap in which they publish it (ca.crt).
     #[arg(long, value_name = "NAME", default_value = "weir-ca")]
     ca_configmap: String,
-    /// The ConfigMap that says whether policies are enforced: its key mode is enforce or off.
+    /// The ConfigMap that says whether policies are enforced: its key mode is enforce, audit or off.
     #[arg(long, value_name = "NAME", default_value = weir_source::status::MODE_CONFIG_MAP)]
     mode_configmap: String,
     /// The ConfigMap in which controllers write what they know, for weir status.
@@ -95,6 +96,10 @@ struct Serve {
     /// The name of this controller in it.
     #[arg(long, env = "POD_NAME", value_name = "NAME", default_value = "weir-controller")]
     name: String,
+    /// What policies may have, as policy-clauses=N,namespace-clauses=N,namespace-peers=N; 0: no limit. What is beyond
+    /// isolates its pods and allows nothing.
+    #[arg(long, value_name = "NAME=NUMBER,...", default_value_t)]
+    budgets: Budgets,
     /// A certificate (PEM) to use instead. Read again when it changes.
     #[arg(long, value_name = "FILE", requires = "tls_key", conflicts_with_all = ["ca_secret", "ca_configmap"])]
     tls_cert: Option<PathBuf>,
@@ -143,6 +148,7 @@ fn serve(cli: Serve) -> anyhow::Result<()> {
         mode_configmap: cli.mode_configmap,
         status_configmap: cli.status_configmap,
         name: cli.name,
+        budgets: cli.budgets,
         cluster: weir_source::cluster::Options { kubeconfig: cli.kubeconfig, context: cli.context },
     };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run::run(options))

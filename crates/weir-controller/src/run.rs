@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use weir_compiler::Budgets;
 use weir_health::Health;
 use weir_proto::DigestKey;
 use weir_source::Update;
@@ -59,6 +60,8 @@ pub struct Options {
     pub status_configmap: String,
     /// Our own name in it.
     pub name: String,
+    /// What policies may have.
+    pub budgets: Budgets,
     /// Which cluster.
     pub cluster: weir_source::cluster::Options,
 }
@@ -110,7 +113,7 @@ pub async fn run(options: Options) -> Result<()> {
     let (whose, namespace, map) = (client.clone(), options.namespace.clone(), options.mode_configmap.clone());
     tokio::spawn(async move { mode::follow(whose, &namespace, &map, say).await });
     let driver = Driver {
-        hub: Hub::new(key),
+        hub: Hub::with(key, options.budgets),
         updates: stamped,
         calls: heard,
         mode,

@@ -153,7 +153,7 @@ fn of_a_large_set_the_parts_that_differ_are_sent() {
     let spec = PolicySpec { ingress, ..PolicySpec::default() };
     let mut events = vec![
         Event::Namespace(Namespace { name: "a".into(), ..Namespace::default() }),
-        Event::Policy(Policy { namespace: "a".into(), name: "p".into(), audit: None, spec }),
+        Event::Policy(Policy { namespace: "a".into(), name: "p".into(), created: 0, audit: None, spec }),
     ];
     events.extend((0..2000).map(pod));
     let mut hubs = [Hub::new(key(0)), Hub::new(key(1))];

@@ -286,7 +286,7 @@ fn two_pods_that_change_together_do_not_meet_halfway() {
             egress: vec![EgressRule { to, ..Default::default() }],
             ..Default::default()
         };
-        Event::Policy(Policy { namespace: "a".into(), name: name.into(), audit: None, spec })
+        Event::Policy(Policy { namespace: "a".into(), name: name.into(), created: 0, audit: None, spec })
     };
     let pod = |i: usize, key, value| {
         let mut pod = plain_pod(ObjectKey::new("a", format!("p{i}")), ADDRESSES[i]);
@@ -331,7 +331,8 @@ fn ends_that_come_and_leave_meet_the_rules_of_one_of_the_states() {
         ingress: vec![IngressRule { from, ports, ..Default::default() }],
         ..Default::default()
     };
-    let policy = Event::Policy(Policy { namespace: "a".into(), name: "q".into(), audit: None, spec });
+    let policy =
+        Event::Policy(Policy { namespace: "a".into(), name: "q".into(), created: 0, audit: None, spec });
     let first = vec![policy, pod(3, "10.1.0.1", &[], false), pod(0, "10.0.1.1", &[], true)];
     let second = vec![pod(1, "10.0.0.2", &[("x", "u")], false)];
     let third = vec![pod(2, "10.0.1.1", &[], true), pod(1, "10.0.0.2", &[], false)];
@@ -383,7 +384,8 @@ fn one_pod_elsewhere_is_one_element() {
         ingress: vec![IngressRule { from: vec![peer("u"), peer("v")], ..Default::default() }],
         ..Default::default()
     };
-    let policy = Event::Policy(Policy { namespace: "a".into(), name: "p".into(), audit: None, spec });
+    let policy =
+        Event::Policy(Policy { namespace: "a".into(), name: "p".into(), created: 0, audit: None, spec });
     let mut events = vec![policy];
     events.extend((0..5_000).map(|i| pod(i, "u")));
     let mut steps = |events| steps_of(&mut ipsets, &mut compiler, &mut planner, events);

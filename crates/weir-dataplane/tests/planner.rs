@@ -194,6 +194,7 @@ fn u3_a_pod_reaches_itself_through_a_service() {
     let deny = weir_compiler::object::Policy {
         namespace: "a".into(),
         name: "deny".into(),
+        created: 0,
         audit: None,
         spec: weir_compiler::object::PolicySpec {
             policy_types: vec!["Ingress".into(), "Egress".into()],
@@ -228,6 +229,7 @@ fn u6_a_node_may_be_open_to_its_own_pods() {
     let deny = weir_compiler::object::Policy {
         namespace: "a".into(),
         name: "deny".into(),
+        created: 0,
         audit: None,
         spec: weir_compiler::object::PolicySpec { policy_types: vec!["Egress".into()], ..Default::default() },
     };
@@ -262,6 +264,7 @@ fn u27_what_conntrack_calls_invalid_is_dropped_at_isolated_pods() {
     let deny = weir_compiler::object::Policy {
         namespace: "a".into(),
         name: "deny".into(),
+        created: 0,
         audit: None,
         spec: weir_compiler::object::PolicySpec {
             policy_types: vec!["Ingress".into(), "Egress".into()],
@@ -287,6 +290,7 @@ fn what_two_pods_claim_for_a_moment_stays_with_the_one_that_keeps_it() {
     let deny = weir_compiler::object::Policy {
         namespace: "a".into(),
         name: "deny".into(),
+        created: 0,
         audit: None,
         spec: weir_compiler::object::PolicySpec { policy_types: vec!["Egress".into()], ..Default::default() },
     };
@@ -351,7 +355,7 @@ fn a_member_of_two_merged_sets_stays_until_it_has_left_both() {
         let from = vec![Peer { pod_selector: Some(selector(label)), ..Default::default() }];
         let ingress = vec![IngressRule { from, ..Default::default() }];
         let spec = PolicySpec { pod_selector: selector("db"), ingress, ..Default::default() };
-        Event::Policy(Policy { namespace: "a".into(), name: name.into(), audit: None, spec })
+        Event::Policy(Policy { namespace: "a".into(), name: name.into(), created: 0, audit: None, spec })
     };
     let pod = |name: &str, address: &str, of: &[&str]| {
         Event::Pod(Pod { labels: labels(of), ..plain_pod(ObjectKey::new("a", name), address) })
@@ -387,7 +391,8 @@ fn a_constant_set_with_other_elements_is_no_obstacle() {
     let block = |cidr: &str| IpBlock { cidr: cidr.into(), ..Default::default() };
     let from = vec![Peer { ip_block: Some(block("192.0.2.0/24")), ..Default::default() }];
     let spec = PolicySpec { ingress: vec![IngressRule { from, ..Default::default() }], ..Default::default() };
-    let policy = Event::Policy(Policy { namespace: "a".into(), name: "p".into(), audit: None, spec });
+    let policy =
+        Event::Policy(Policy { namespace: "a".into(), name: "p".into(), created: 0, audit: None, spec });
     let mut compiler = Compiler::new(Scope::AllNodes);
     compiler.apply([Event::Pod(plain_pod(ObjectKey::new("a", "p"), "10.0.0.1")), policy]);
     let planner = fresh(&compiler, "n", 0, Costs::default());

@@ -184,7 +184,7 @@ proptest! {
             node.events(vec![Event::Pod(Pod { node: Some("n1".into()), ..pod })])?;
         }
         let spec = PolicySpec { policy_types: vec!["Ingress".into(), "Egress".into()], ..Default::default() };
-        node.events(vec![Event::Policy(Policy { namespace: "ab".into(), name: "closed".into(), audit: None, spec })])?;
+        node.events(vec![Event::Policy(Policy { namespace: "ab".into(), name: "closed".into(), created: 0, audit: None, spec })])?;
         for (batch, seed) in batches.into_iter().zip(seeds) {
             for event in batch {
                 node.events(vec![on_the_node(event)])?;

@@ -150,7 +150,7 @@ fn metadata_wrong(kind: Kind, tree: &Tree, error: Error) -> Outcome {
         _ => ObjectKey::new(namespace.unwrap_or("default"), name),
     };
     match kind {
-        Kind::Policy => Outcome::Closed(closed(key, None, tree), error),
+        Kind::Policy => Outcome::Closed(closed(key, 0, None, tree), error),
         _ => Outcome::Wrong(Some(Id { kind, key }), error),
     }
 }
@@ -162,20 +162,22 @@ pub(crate) fn namespace(meta: Meta) -> Event {
 
 /// A NetworkPolicy; of the document only `spec` is looked at.
 pub(crate) fn policy(meta: Meta, tree: &Tree) -> Outcome {
-    let Meta { namespace, name, annotations: Annotations { audit }, .. } = meta;
+    let Meta { namespace, name, created, annotations: Annotations { audit }, .. } = meta;
     match tree.field::<PolicySpec>("spec") {
-        Ok(spec) => Outcome::Good(Event::Policy(Policy { namespace, name, audit, spec }), Vec::new()),
-        Err(error) => Outcome::Closed(closed(ObjectKey::new(namespace, name), audit, tree), error),
+        Ok(spec) => {
+            Outcome::Good(Event::Policy(Policy { namespace, name, created, audit, spec }), Vec::new())
+        }
+        Err(error) => Outcome::Closed(closed(ObjectKey::new(namespace, name), created, audit, tree), error),
     }
 }
 
 /// What a policy that cannot be read is replaced by.
-fn closed(key: ObjectKey, audit: Option<String>, tree: &Tree) -> Event {
+fn closed(key: ObjectKey, created: i64, audit: Option<String>, tree: &Tree) -> Event {
     let pod_selector =
         tree.get("spec").and_then(|spec| spec.field::<LabelSelector>("podSelector").ok()).unwrap_or_default();
     let policy_types = vec!["Ingress".to_owned(), "Egress".to_owned()];
     let spec = PolicySpec { pod_selector, policy_types, ..PolicySpec::default() };
-    Event::Policy(Policy { namespace: key.namespace, name: key.name, audit, spec })
+    Event::Policy(Policy { namespace: key.namespace, name: key.name, created, audit, spec })
 }
 
 /// A pod, and what was left out of it: addresses and ports that nobody can read.

@@ -190,7 +190,7 @@ fn policy(number: u32) -> Policy {
     let pod_selector = selector(labels("app", "server".to_owned()));
     let spec = PolicySpec { pod_selector, ingress: vec![rule], ..PolicySpec::default() };
     let ObjectKey { namespace, name } = key(number);
-    Policy { namespace, name, audit: None, spec }
+    Policy { namespace, name, created: 0, audit: None, spec }
 }
 
 fn key(number: u32) -> ObjectKey {

@@ -36,7 +36,7 @@ fn slice() -> NodeSlice {
     let mut compiler = Compiler::new(Scope::Node("n".into()));
     let policy = |namespace: &str| {
         let spec = PolicySpec { ingress: vec![Default::default()], ..Default::default() };
-        Event::Policy(Policy { namespace: namespace.into(), name: "p".into(), audit: None, spec })
+        Event::Policy(Policy { namespace: namespace.into(), name: "p".into(), created: 0, audit: None, spec })
     };
     let pod = Pod {
         key: ObjectKey::new("bad", "pod"),

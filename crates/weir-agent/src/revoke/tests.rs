@@ -55,7 +55,7 @@ fn policy(egress: bool) -> Policy {
         ingress: vec![rule],
         ..PolicySpec::default()
     };
-    Policy { namespace: "x".into(), name: "p".into(), audit: None, spec }
+    Policy { namespace: "x".into(), name: "p".into(), created: 0, audit: None, spec }
 }
 
 struct World {

@@ -58,6 +58,7 @@ codes! {
     WEIR009 Error "a port or protocol that cannot be"
     WEIR010 Error "a name or label that no object can have"
     WEIR011 Error "an annotation that Weir cannot read"
+    WEIR012 Error "more than the budget of a policy or namespace"
     WEIR101 Warning "rules of a direction that policyTypes leaves out"
     WEIR102 Warning "egress: [] without policyTypes denies nothing"
     WEIR103 Info "a rule that allows everything"

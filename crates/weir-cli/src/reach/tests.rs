@@ -119,7 +119,13 @@ fn policy(dice: &mut Dice, name: &str) -> Policy {
         spec.ingress.push(IngressRule { from: peers(dice), ports: ports(dice), ..Default::default() });
         spec.egress.push(EgressRule { to: peers(dice), ports: ports(dice), ..Default::default() });
     }
-    Policy { namespace: dice.pick(&["m", "n"]).to_owned(), name: name.to_owned(), audit: None, spec }
+    Policy {
+        namespace: dice.pick(&["m", "n"]).to_owned(),
+        name: name.to_owned(),
+        created: 0,
+        audit: None,
+        spec,
+    }
 }
 
 fn pod(dice: &mut Dice, number: u8) -> Pod {

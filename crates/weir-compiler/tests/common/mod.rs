@@ -61,7 +61,7 @@ impl World {
     }
 
     /// Those that are there, and those that outlive their objects (N79).
-    fn all_policies(&self) -> impl Iterator<Item = &Policy> {
+    pub fn all_policies(&self) -> impl Iterator<Item = &Policy> {
         self.policies.values().chain(self.orphans.values())
     }
 
@@ -217,15 +217,16 @@ fn plain_policy() -> impl Strategy<Value = Policy> {
     ];
     let audit = prop_oneof![5 => Just(None), 3 => Just(Some("true")), 1 => Just(Some("false"))];
     (
-        (prop::sample::select(&NAMESPACES[..]), "p[1-4]", audit),
+        (prop::sample::select(&NAMESPACES[..]), "p[1-4]", audit, 0i64..3),
         selector(),
         types,
         proptest::collection::vec(rule(), 0..3),
         proptest::collection::vec(rule(), 0..3),
     )
-        .prop_map(|((namespace, name, audit), pod_selector, types, ingress, egress)| Policy {
+        .prop_map(|((namespace, name, audit, created), pod_selector, types, ingress, egress)| Policy {
             namespace: namespace.into(),
             name,
+            created,
             audit: audit.map(str::to_owned),
             spec: PolicySpec {
                 pod_selector,

@@ -205,6 +205,7 @@ impl Random {
         Policy {
             namespace: namespace.into(),
             name: name.into(),
+            created: self.below(3) as i64,
             audit: audit.map(str::to_owned),
             spec: PolicySpec { pod_selector, policy_types, ingress, egress, unknown: self.unknown() },
         }

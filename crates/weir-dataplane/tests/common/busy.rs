@@ -49,7 +49,7 @@ pub fn busy() -> impl Strategy<Value = Vec<Vec<Event>>> {
         let policy_types = types.into_iter().flatten().map(str::to_owned).collect();
         let (ingress, egress) = (ingress.into_iter().collect(), egress.into_iter().collect());
         let spec = PolicySpec { pod_selector, policy_types, ingress, egress, ..Default::default() };
-        Policy { namespace: "a".into(), name, audit: None, spec }
+        Policy { namespace: "a".into(), name, created: 0, audit: None, spec }
     });
     let event = prop_oneof![
         20 => pod.clone().prop_map(Event::Pod),

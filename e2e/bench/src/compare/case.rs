@@ -146,6 +146,7 @@ impl Case {
             Event::Policy(Policy {
                 namespace: NAMESPACE.into(),
                 name: format!("policy-{i}"),
+                created: 0,
                 audit: None,
                 spec,
             })

@@ -206,6 +206,7 @@ impl Cluster {
         Event::Policy(Policy {
             namespace: format!("namespace-{namespace}"),
             name,
+            created: 0,
             audit: None,
             spec: PolicySpec {
                 pod_selector: groups.map_or_else(LabelSelector::default, |(to, _)| selector(to)),

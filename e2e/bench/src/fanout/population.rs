@@ -38,7 +38,7 @@ fn pod(namespace: String, name: String, number: usize, node: String, labels: Lab
 fn policy(namespace: String, name: &str, pods: LabelSelector, from: Vec<Peer>) -> Event {
     let ingress = vec![IngressRule { from, ..IngressRule::default() }];
     let spec = PolicySpec { pod_selector: pods, ingress, ..PolicySpec::default() };
-    Event::Policy(Policy { namespace, name: name.to_owned(), audit: None, spec })
+    Event::Policy(Policy { namespace, name: name.to_owned(), created: 0, audit: None, spec })
 }
 
 /// All of it; node `i` has the pods whose numbers are `i` modulo the number of nodes.

@@ -1,7 +1,7 @@
 //! What is looked for, by what it needs to know.
 //!
 //! ```text
-//!   unreadable   WEIR003-011  what ReadPolicy could not read, and what an API server refuses besides
+//!   unreadable   WEIR003-012  what ReadPolicy could not read, and what an API server refuses besides
 //!   written      WEIR101-113  the policy's text alone
 //!   cidrs        WEIR106-110, 209, 210, 214   ranges, alone and against addresses
 //!   redundant    WEIR111-112  policies against each other
@@ -28,6 +28,7 @@ use weir_compiler::object::{IpBlock, LabelSelector, ObjectKey, Peer, Policy, Pro
 use weir_compiler::policy::{NAMESPACE_NAME_LABEL, PolicyClauses, PortClause, ReadPolicy, RuleClause};
 use weir_compiler::selector::Selector;
 use weir_compiler::slice::Direction;
+use weir_compiler::{Budgets, read_within};
 use weir_source::tree::Tree;
 
 use super::finding::Finding;
@@ -65,13 +66,14 @@ impl<'a> World<'a> {
         namespaces_known: bool,
         services: CidrSet,
     ) -> World<'a> {
-        let check = |policy: &'a Policy| {
-            let read = ReadPolicy::read(policy);
+        let policies: Vec<&Policy> = policies.collect();
+        let reads = read_within(policies.iter().copied(), &Budgets::default());
+        let check = |(policy, read): (&'a Policy, ReadPolicy)| {
             let namespace = Selector::label(NAMESPACE_NAME_LABEL, &policy.namespace);
             let selected = inventory.matching(&namespace, &read.subject);
             Checked { policy, key: policy.key(), read, selected }
         };
-        let policies = policies.map(check).collect();
+        let policies = policies.into_iter().zip(reads).map(check).collect();
         World { policies, inventory, documents, namespaces_known, services }
     }
 

@@ -16,6 +16,7 @@ pub(super) fn check(world: &World<'_>, checked: &Checked<'_>, out: &mut Vec<Find
             Effect::PolicyAllowsNothing => {
                 "an API server refuses it; Weir closes the pods that the policy selects in both directions"
             }
+            Effect::BeyondBudget => "Weir lets it allow nothing, so that no author can starve a node",
             Effect::PolicyIsEnforced => "Weir enforces the policy; an API server takes any text here",
         };
         let path = match *code == WEIR011 {
@@ -53,6 +54,9 @@ fn code(problem: &Problem) -> (&'static Code, &'static str) {
             &WEIR003,
             "look for a typing error, or for wrong indentation: the field may belong elsewhere",
         );
+    }
+    if problem.effect == Effect::BeyondBudget {
+        return (&WEIR012, "ranges instead of addresses, labels instead of names; or raise the budget");
     }
     if path.starts_with("metadata.annotations") {
         return (
