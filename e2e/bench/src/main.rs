@@ -12,6 +12,7 @@
 //!   compile: large clusters, for all of their nodes; each run is a process of its own
 //!   compare: connections, beside other ways to enforce the same policies
 //!   fanout: one controller, 5,000 simulated agents
+//!   work: the programs, while pods come and go
 //!                                          all ──> figures: a table, and a line of JSON ──> plot: SVG
 //! ```
 //!
@@ -30,6 +31,7 @@ mod live;
 mod node;
 mod revoke;
 mod start;
+mod work;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -50,7 +52,7 @@ use figures::Report;
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
-    /// What to measure (default: everything but cost)
+    /// What to measure (default: everything but work, flood and cost)
     #[arg(value_enum)]
     parts: Vec<Part>,
 }
@@ -89,6 +91,10 @@ enum Part {
     Revoke,
     /// What a connection pays, beside other ways to enforce the same policies
     Compare,
+    /// Processor and memory of controller and agents while pods come and go; only if named
+    Work,
+    /// The same while connections are denied, ten thousand a second, and how soon edits are in force; only if named
+    Flood,
     /// What rules, lookups and members cost, by which Weir's limits are chosen; only if named
     Cost,
 }
@@ -142,6 +148,12 @@ fn run(cli: &Cli) -> Result<()> {
     }
     if wanted(Part::Compare) {
         compare::measure(&mut report)?;
+    }
+    if cli.parts.contains(&Part::Work) {
+        work::churn(&mut report, &scratch.path().join("work"))?;
+    }
+    if cli.parts.contains(&Part::Flood) {
+        work::flood(&mut report, &scratch.path().join("flood"))?;
     }
     if cli.parts.contains(&Part::Cost) {
         compare::cost::measure(&mut report)?;
