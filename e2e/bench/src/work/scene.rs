@@ -108,12 +108,13 @@ impl Scene {
             let mut threads = tokio::runtime::Builder::new_multi_thread();
             Ok(threads.worker_threads(2).enable_all().build()?)
         })?;
-        let server = api.clone();
-        runtime.spawn(async move {
-            if let Err(error) = server.serve(listener).await {
+        // it is not to wait for followers
+        let (server, alone) = (api.clone(), tokio::runtime::Builder::new_current_thread().enable_all().build()?);
+        std::thread::Builder::new().name("api".to_owned()).spawn(move || {
+            if let Err(error) = alone.block_on(server.serve(listener)) {
                 eprintln!("the API server: {error:#}");
             }
-        });
+        })?;
         let kubeconfig = file(
             "kubeconfig",
             &format!(
