@@ -66,6 +66,12 @@ enum Command {
     /// The controller of `fanout`, in a process of its own
     #[command(hide = true)]
     FanoutController(fanout::Fanout),
+    /// A cluster at work, with metrics to be read: what deploy/monitoring/render.py looks at
+    Show {
+        /// For how long
+        #[arg(long, default_value_t = 180)]
+        seconds: u32,
+    },
     /// Draws the comparison of an earlier run as SVG
     Plot {
         /// What that run printed, or the last line of it
@@ -119,6 +125,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Some(Command::Plot { results, svg }) => return compare::plot::plot(results, svg),
+        Some(Command::Show { seconds }) => return work::show(*seconds),
         Some(Command::Compile(options)) => return compile::main(options),
         Some(Command::Fanout(options)) => return fanout::run(*options),
         Some(Command::FanoutController(options)) => return fanout::serve(*options),

@@ -26,11 +26,13 @@ use crate::figures::{Figure, Report};
 
 const SHAPE: Shape = Shape { nodes: 50, namespaces: 20, places: 5_000 };
 /// Nodes with an agent; all others have a follower.
-const REAL: usize = 3;
+pub(super) const REAL: usize = 3;
 /// Pods replaced in a second.
 const RATES: [u32; 3] = [10, 100, 1_000];
 /// Of each rate, and of nothing at all.
 const SECONDS: u32 = 25;
+/// What does not come to a kernel within this time is lost.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Interfaces for pods on a node: more than it has pods at any time.
 const LINKS: usize = 180;
 /// Of a replaced pod, from the first event on: its successor is there, has a node, and an address; then it is to end,
@@ -67,7 +69,7 @@ pub(crate) fn measure(report: &mut Report, folder: &Path) -> Result<()> {
 }
 
 /// The cluster as it should be, and all that happened to it.
-struct World {
+pub(super) struct World {
     /// Who is in each place.
     tenants: Vec<Tenant>,
     next: u32,
@@ -77,10 +79,11 @@ struct World {
 }
 
 /// What was sent when.
-type Sent = Vec<(Instant, Event)>;
+pub(super) type Sent = Vec<(Instant, Event)>;
 
 impl World {
-    fn start(folder: &Path) -> Result<(World, Scene)> {
+    /// All of it, at rest.
+    pub(super) fn start(folder: &Path) -> Result<(World, Scene)> {
         let api = ApiServer::default();
         let mut events = Vec::new();
         let mut put = |kind, (key, json, event): (String, String, Event)| {
@@ -126,16 +129,23 @@ impl World {
         let before = costs(scene)?;
         let (events, followed) = (scene.of_controller("events_total")?, scene.followed());
         let started = Instant::now();
-        let (sent, late) = self.churn(scene, rate)?;
+        let (sent, late) = self.churn(scene, rate, SECONDS)?;
         std::thread::sleep(
             (started + Duration::from_secs(SECONDS.into())).saturating_duration_since(Instant::now()),
         );
         let (took, after) = (started.elapsed(), costs(scene)?);
+        let expected = self.expected(sent);
+        let patience = Instant::now() + PATIENCE;
+        let missing = |node: &Node, expected: &Vec<_>| node.kernel.len() < expected.len();
+        while Instant::now() < patience
+            && scene.nodes.iter().zip(&expected).any(|(node, expected)| missing(node, expected))
+        {
+            std::thread::sleep(Duration::from_millis(50));
+        }
         scene.settle()?;
         let events = scene.of_controller("events_total")? - events;
         let followed = scene.followed() - followed;
 
-        let expected = self.expected(sent);
         let (mut times, mut batches, mut wrong) = (Vec::new(), 0, (0, 0));
         for (node, expected) in scene.nodes.iter().zip(expected) {
             let (elements, commits) = node.kernel.take()?;
@@ -177,9 +187,9 @@ impl World {
     }
 
     /// Sends what happens, in time; what was sent, and how late the latest of it was.
-    fn churn(&mut self, scene: &Scene, rate: u32) -> Result<(Sent, Duration)> {
+    pub(super) fn churn(&mut self, scene: &Scene, rate: u32, seconds: u32) -> Result<(Sent, Duration)> {
         // each place in turn, far from the one before
-        let count = rate * SECONDS;
+        let count = rate * seconds;
         let mut steps: Vec<(Duration, u32, Step)> = (0..count)
             .flat_map(|n| {
                 let begin = Duration::from_secs(1) * n / rate.max(1);

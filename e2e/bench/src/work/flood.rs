@@ -47,16 +47,10 @@ pub(crate) fn measure(report: &mut Report, folder: &Path) -> Result<()> {
     for place in 0..SHAPE.places {
         put(Kind::Pod, SHAPE.pod(Tenant { place, number: u32::try_from(place)? }, Life::Running));
     }
-    for place in 0..=PODS {
-        let json = policy(place, 0);
-        api.put(Kind::Policy, &format!("flood/{place}"), &json);
-    }
     let mut scene = Scene::start(folder, api)?;
     for (number, out) in [Out::File, Out::Unread].into_iter().enumerate() {
-        for place in 0..=PODS {
-            let (key, json) =
-                simple_pod("flood", &format!("pod-{number}-{place}"), place, number, address(number, place));
-            scene.api.put(Kind::Pod, &key, &json);
+        for (kind, key, json) in objects(number) {
+            scene.api.put(kind, &key, &json);
         }
         let mut pods = None;
         scene.node(number, &[], out, |netns| {
@@ -76,13 +70,22 @@ pub(crate) fn measure(report: &mut Report, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The pods of a node that are denied, and the policies that deny: kind, key and JSON of each.
+pub(super) fn objects(number: usize) -> impl Iterator<Item = (Kind, String, String)> {
+    (0..=PODS).flat_map(move |place| {
+        let name = format!("pod-{number}-{place}");
+        let (key, json) = simple_pod("flood", &name, place, number, address(number, place));
+        [(Kind::Policy, format!("flood/{place}"), policy(place, 0)), (Kind::Pod, key, json)]
+    })
+}
+
 fn address(node: usize, place: usize) -> Ipv4Addr {
     let [node, place] = [node, place].map(|n| u8::try_from(n).unwrap_or(u8::MAX));
     Ipv4Addr::new(100, 64, node, place)
 }
 
 /// The policy of a pod, which lets nobody in but one address, and lets it out to one.
-fn policy(place: usize, edit: u32) -> String {
+pub(super) fn policy(place: usize, edit: u32) -> String {
     let [_, b, c, d] = edit.to_be_bytes();
     format!(
         "{{\"apiVersion\":\"networking.k8s.io/v1\",\"kind\":\"NetworkPolicy\",\"metadata\":{{\"name\":\"{place}\",\
@@ -95,7 +98,7 @@ fn policy(place: usize, edit: u32) -> String {
 }
 
 /// Pods' links, as network plugins make them that route; all their ends are in one namespace, which is returned.
-fn wire(netns: &Netns, number: usize) -> Result<Netns> {
+pub(super) fn wire(netns: &Netns, number: usize) -> Result<Netns> {
     let pods = Netns::new()?;
     pods.sysctl(&[("ipv6/conf/default/disable_ipv6", "1")])?;
     let (mut outer, mut inner) = (Vec::new(), Vec::new());
@@ -219,13 +222,14 @@ fn edits(scene: &Scene, number: usize, time: Duration, times: &mut Vec<Duration>
 }
 
 /// Packets of pods that are denied, until it is stopped.
-struct Flood {
+pub(super) struct Flood {
     end: Arc<AtomicBool>,
     thread: JoinHandle<Result<u64>>,
 }
 
 impl Flood {
-    fn start(pods: &Netns, number: usize, from: usize) -> Result<Flood> {
+    /// Of so many pods.
+    pub(super) fn start(pods: &Netns, number: usize, from: usize) -> Result<Flood> {
         let sockets: Vec<UdpSocket> = pods.run(|| {
             (1..=from)
                 .map(|place| {
@@ -257,7 +261,8 @@ impl Flood {
         Ok(Flood { end, thread })
     }
 
-    fn stop(self) -> Result<u64> {
+    /// How many there were.
+    pub(super) fn stop(self) -> Result<u64> {
         self.end.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow::anyhow!("the flood panicked"))?
     }

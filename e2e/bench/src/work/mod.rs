@@ -17,6 +17,7 @@ mod kernel;
 mod objects;
 mod process;
 mod scene;
+mod show;
 
 use std::path::Path;
 
@@ -32,4 +33,10 @@ pub(crate) fn churn(report: &mut Report, folder: &Path) -> Result<()> {
 /// What floods of denied connections cost.
 pub(crate) fn flood(report: &mut Report, folder: &Path) -> Result<()> {
     flood::measure(report, folder)
+}
+
+/// Something to look at for so many seconds.
+pub(crate) fn show(seconds: u32) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    show::show(folder.path(), seconds)
 }

@@ -102,11 +102,18 @@ impl Process {
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
+impl Process {
+    /// As a crash does.
+    pub(super) fn kill(&mut self) {
         // ours, and not waited for yet; if it has ended already there is nothing to do
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 

@@ -29,8 +29,8 @@ use crate::fanout;
 /// Where the controller listens, in its namespace.
 const CONTROLLER: u16 = 9443;
 /// Where programs serve metrics: the controller, and each agent in its own namespace.
-const CONTROLLER_METRICS: &str = "127.0.0.1:9440";
-const AGENT_METRICS_PORT: u16 = 9441;
+pub(super) const CONTROLLER_METRICS: &str = "127.0.0.1:9440";
+pub(super) const AGENT_METRICS_PORT: u16 = 9441;
 const READY: Duration = Duration::from_secs(60);
 /// Followers that begin at once.
 const AT_ONCE: usize = 8;
@@ -47,7 +47,10 @@ pub(super) struct Node {
     pub(super) kernel: Watched,
     /// The agent's standard output, if it goes to a file.
     pub(super) out: PathBuf,
+    /// Where it is reached.
+    pub(super) address: Ipv4Addr,
     to: Out,
+    arguments: Vec<String>,
 }
 
 impl Node {
@@ -109,7 +112,8 @@ impl Scene {
             Ok(threads.worker_threads(2).enable_all().build()?)
         })?;
         // it is not to wait for followers
-        let (server, alone) = (api.clone(), tokio::runtime::Builder::new_current_thread().enable_all().build()?);
+        let (server, alone) =
+            (api.clone(), tokio::runtime::Builder::new_current_thread().enable_all().build()?);
         std::thread::Builder::new().name("api".to_owned()).spawn(move || {
             if let Err(error) = alone.block_on(server.serve(listener)) {
                 eprintln!("the API server: {error:#}");
@@ -201,11 +205,21 @@ impl Scene {
             Out::Unread => Stdio::piped(),
         };
         let agent = Process::start("weir-agent", &arguments, &netns, stdio, &log)?;
-        self.nodes.push(Node { number, netns, agent, kernel, out, to });
+        self.nodes.push(Node { number, netns, agent, kernel, out, to, address: there, arguments });
         self.ready(&name, |scene| {
             let node = scene.nodes.last().context("a node")?;
             get(&node.netns, &format!("127.0.0.1:{AGENT_METRICS_PORT}"), "/readyz")
         })
+    }
+
+    /// An agent is killed and starts anew.
+    pub(super) fn restart(&mut self, number: usize) -> Result<()> {
+        let node = &mut self.nodes[number];
+        node.agent.kill();
+        let out = std::fs::File::options().append(true).open(&node.out)?.into();
+        let log = self.folder.join(format!("node-{number}.log"));
+        node.agent = Process::start("weir-agent", &node.arguments, &node.netns, out, &log)?;
+        Ok(())
     }
 
     /// Agents that take in what they are told and acknowledge it, on these nodes.
