@@ -12,6 +12,7 @@
 //!   compile: large clusters, for all of their nodes; each run is a process of its own
 //!   compare: connections, beside other ways to enforce the same policies
 //!   fanout: one controller, 5,000 simulated agents
+//!   work: the programs, while pods come and go
 //!                                          all ──> figures: a table, and a line of JSON ──> plot: SVG
 //! ```
 //!
@@ -30,6 +31,7 @@ mod live;
 mod node;
 mod revoke;
 mod start;
+mod work;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -50,7 +52,7 @@ use figures::Report;
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
-    /// What to measure (default: everything but cost)
+    /// What to measure (default: everything but work, flood and cost)
     #[arg(value_enum)]
     parts: Vec<Part>,
 }
@@ -64,6 +66,12 @@ enum Command {
     /// The controller of `fanout`, in a process of its own
     #[command(hide = true)]
     FanoutController(fanout::Fanout),
+    /// A cluster at work, with metrics to be read: what deploy/monitoring/render.py looks at
+    Show {
+        /// For how long
+        #[arg(long, default_value_t = 180)]
+        seconds: u32,
+    },
     /// Draws the comparison of an earlier run as SVG
     Plot {
         /// What that run printed, or the last line of it
@@ -89,6 +97,10 @@ enum Part {
     Revoke,
     /// What a connection pays, beside other ways to enforce the same policies
     Compare,
+    /// Processor and memory of controller and agents while pods come and go; only if named
+    Work,
+    /// The same while connections are denied, ten thousand a second, and how soon edits are in force; only if named
+    Flood,
     /// What rules, lookups and members cost, by which Weir's limits are chosen; only if named
     Cost,
 }
@@ -113,6 +125,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Some(Command::Plot { results, svg }) => return compare::plot::plot(results, svg),
+        Some(Command::Show { seconds }) => return work::show(*seconds),
         Some(Command::Compile(options)) => return compile::main(options),
         Some(Command::Fanout(options)) => return fanout::run(*options),
         Some(Command::FanoutController(options)) => return fanout::serve(*options),
@@ -142,6 +155,12 @@ fn run(cli: &Cli) -> Result<()> {
     }
     if wanted(Part::Compare) {
         compare::measure(&mut report)?;
+    }
+    if cli.parts.contains(&Part::Work) {
+        work::churn(&mut report, &scratch.path().join("work"))?;
+    }
+    if cli.parts.contains(&Part::Flood) {
+        work::flood(&mut report, &scratch.path().join("flood"))?;
     }
     if cli.parts.contains(&Part::Cost) {
         compare::cost::measure(&mut report)?;

@@ -184,7 +184,8 @@ fn milliseconds(from: u128, to: u128) -> f64 {
     to.saturating_sub(from) as f64 / 1e6
 }
 
-async fn agent(
+/// An agent of a node, at a controller on loopback: it takes in all that comes and acknowledges every version.
+pub(crate) async fn agent(
     port: u16,
     number: usize,
     ca: &std::path::Path,

@@ -17,7 +17,8 @@ mod population;
 use anyhow::Result;
 use clap::Args;
 
-pub(crate) use controller::serve;
+pub(crate) use agents::agent;
+pub(crate) use controller::{NAME, serve};
 
 /// What is simulated.
 #[derive(Debug, Clone, Copy, Args)]
