@@ -27,6 +27,7 @@ mod graph;
 mod identity;
 pub mod labels;
 mod lower;
+mod news;
 mod nodes;
 pub mod object;
 mod policies;
@@ -45,3 +46,4 @@ pub mod verdict;
 
 pub use compiler::{Compiler, Counts, Deltas, Scope};
 pub use identity::{peer_set_id, port_set_id, union_id};
+pub use news::Isolated;
