@@ -32,12 +32,15 @@ impl Compiler {
         // what a slice no longer needs is let go at the end, after all that is new has come
         let mut replaced: Vec<(Vec<u32>, Rulesets)> = Vec::new();
         for id in self.profiles.take_dirty() {
+            let before = self.isolation(id);
             if let Some(rulesets) = self.rebuild_profile(id) {
+                self.profile_rebuilt(id, before);
                 let nodes: Vec<u32> = self.profiles.all[id as usize].nodes.keys().collect();
                 nodes.iter().for_each(|node| self.hold_rulesets(*node, id, &mut batch));
                 replaced.push((nodes, rulesets));
             }
         }
+        self.note_profiles();
         let mut left = Vec::new();
         for pod in self.population.take_pods() {
             self.place_pod(pod, &mut left, &mut batch);
@@ -91,6 +94,7 @@ impl Compiler {
     fn place_pod(&mut self, pod: u32, left: &mut Vec<(u32, u32)>, batch: &mut Batch) {
         let state = self.population.pod_state_mut(pod);
         let before = state.placed.take();
+        let reborn = std::mem::take(&mut state.reborn);
         let living = state.class.is_some();
         let now = self.place_of(pod);
         if let Some(before) = &before
@@ -120,6 +124,11 @@ impl Compiler {
             && now.as_ref().is_none_or(|now| (now.node, now.profile) != (before.node, before.profile))
         {
             left.push((before.node, before.profile));
+        }
+        if let (Some(before), Some(now), false) = (&before, &now, reborn)
+            && before.profile != now.profile
+        {
+            self.note_move(pod, before.profile, now.profile);
         }
         if let Some(now) = &now
             && before.as_ref() != Some(now)

@@ -5,6 +5,7 @@ use hashbrown::{HashMap, HashSet};
 use crate::budget::{Budgets, Spent};
 use crate::graph::Graph;
 use crate::lower::PeerSets;
+use crate::news::{Isolated, News};
 use crate::nodes::NodeStates;
 use crate::object::{Event, ObjectKey};
 use crate::policies::Policies;
@@ -32,6 +33,11 @@ pub struct Deltas {
     /// The problems of each policy that came or changed (none: it can be enforced as it is), and
     /// `None` for each that went.
     pub policies: Vec<(ObjectKey, Option<Vec<Problem>>)>,
+    /// Whether each policy that came or changed, or that got its first pod or lost its last, selects any pod. Only
+    /// for [`Scope::AllNodes`].
+    pub selecting: Vec<(ObjectKey, bool)>,
+    /// Pods that are isolated now and were not before, by policy. Only for [`Scope::AllNodes`].
+    pub isolated: Vec<Isolated>,
 }
 
 /// The compiler. See the [crate].
@@ -55,6 +61,7 @@ pub struct Compiler {
     pub(crate) nodes: NodeStates,
     /// Nodes that pods left in this batch: their names are needed until its end.
     pub(crate) left_nodes: Vec<u32>,
+    pub(crate) news: News,
 }
 
 impl Compiler {
@@ -79,6 +86,7 @@ impl Compiler {
             profiles: Profiles::default(),
             nodes: NodeStates::default(),
             left_nodes: Vec::new(),
+            news: News::default(),
         }
     }
 
@@ -89,7 +97,10 @@ impl Compiler {
         }
         self.settle();
         let policies = self.policies.take_touched();
-        Deltas { slices: self.commit(), policies }
+        self.begin_news();
+        let slices = self.commit();
+        let selecting = self.take_selecting();
+        Deltas { slices, policies, selecting, isolated: self.take_isolated() }
     }
 
     /// A pod as slices have it.

@@ -7,7 +7,7 @@ use crate::lower::Lowered;
 use crate::object::ObjectKey;
 use crate::policy::{NAMESPACE_NAME_LABEL, Problem, ReadPolicy};
 use crate::selector::Selector;
-use crate::slice::{Change, SlicePolicy};
+use crate::slice::{Change, Direction, SlicePolicy};
 use crate::small::{Index, place};
 
 #[derive(Debug)]
@@ -37,6 +37,11 @@ impl PolicyState {
     pub(crate) fn close(&mut self, written: ReadPolicy, reason: String) {
         self.beyond = Some(Box::new((written, reason)));
     }
+
+    /// Whether it isolates the pods that it selects; what is audited does not (U29).
+    pub(crate) fn isolates(&self, direction: Direction) -> bool {
+        !self.lowered.audit && self.lowered.rules(direction).is_some()
+    }
 }
 
 /// See the module.
@@ -57,6 +62,12 @@ impl Policies {
     /// The number of a policy.
     pub(crate) fn find(&self, key: &ObjectKey) -> Option<u32> {
         self.by_key.find(key, |id| self.all[id as usize].read.key == *key)
+    }
+
+    /// Those that are new, or read differently, in the order in which they became so.
+    pub(crate) fn changed(&self) -> Vec<u32> {
+        let is = |id: &u32| self.all.get(*id as usize).is_some_and(|state| state.changed);
+        self.changed.iter().copied().filter(is).collect()
     }
 
     /// Those that are new, or read differently.

@@ -13,6 +13,7 @@ use weir_proto::Mode;
 use weir_proto::pb::Ack;
 use weir_source::Update;
 
+use crate::events::Reporter;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::mode;
@@ -22,6 +23,8 @@ use crate::status::{self, Recent, Status};
 
 /// So many updates of the source become one batch at most.
 const BATCH: usize = 4096;
+/// Of so many policies an agent may say in Events that its kernel refuses them.
+const REFUSED: usize = 100;
 /// How often what is counted in the hub is told.
 const TELL: Duration = Duration::from_secs(5);
 
@@ -45,6 +48,8 @@ pub struct Driver {
     pub health: Health,
     /// What is known, for others to read.
     pub status: watch::Sender<Status>,
+    /// What people should hear of.
+    pub events: Reporter,
 }
 
 struct Driven {
@@ -126,13 +131,16 @@ impl Driven {
             };
         }
         let (count, started) = (events.len(), Instant::now());
-        let policies = self.driver.hub.apply(events, since);
+        let deltas = self.driver.hub.apply(events, since);
         let took = started.elapsed();
         self.driver.metrics.compiled(took);
         tracing::debug!(events = count, ?took, "compiled");
-        policies.into_iter().for_each(|(policy, problems)| self.report(policy, problems.unwrap_or_default()));
+        self.driver.events.compiled(&deltas, Instant::now());
+        let policies = deltas.policies.into_iter();
+        policies.for_each(|(policy, problems)| self.report(policy, problems.unwrap_or_default()));
         if synced && !std::mem::replace(&mut self.objects, true) {
             self.driver.health.ready("objects");
+            self.driver.events.begin();
             let counts = self.driver.hub.compiler().counts();
             tracing::info!(pods = counts.pods, policies = counts.policies, "all objects are known");
             self.serve();
@@ -143,7 +151,9 @@ impl Driven {
     fn mode(&mut self) {
         let told = self.driver.mode.borrow_and_update().clone();
         if let Some(mode) = told.mode {
-            self.driver.hub.set_mode(mode, Instant::now());
+            let now = Instant::now();
+            self.driver.hub.set_mode(mode, now);
+            self.driver.events.mode(mode, &told.version, now);
         }
         if told.asked {
             self.driver.health.ready("mode");
@@ -202,6 +212,7 @@ impl Driven {
                     && self.agents.values().all(|agent| agent.node != left.node)
                 {
                     self.refused.remove(&left.node);
+                    self.driver.events.left(&left.node);
                 }
             }
             Call::NodeOf(uid, reply) => {
@@ -225,6 +236,14 @@ impl Driven {
             self.driver.metrics.enforced(took);
             self.recent.add(took);
         }
+        let of_policies = ack.problems.iter().filter(|p| p.kind == "NetworkPolicy").take(REFUSED).map(|p| {
+            let policy = ObjectKey::new(&p.namespace, &p.name);
+            (policy, p.reason.clone())
+        });
+        // an agent speaks of the policies that its node has
+        let compiler = self.driver.hub.compiler();
+        let of_policies: Vec<_> = of_policies.filter(|(policy, _)| compiler.is_on(policy, node)).collect();
+        self.driver.events.refused(node, &of_policies, Instant::now());
         let problem =
             |p: weir_proto::pb::Problem| format!("{} {}/{}: {}", p.kind, p.namespace, p.name, p.reason);
         let problems: Vec<String> = ack.problems.into_iter().map(problem).collect();
@@ -238,6 +257,7 @@ impl Driven {
     }
 
     fn tell(&mut self) {
+        self.driver.events.tick(Instant::now());
         self.driver.metrics.hub(&self.driver.hub);
         let mut now = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -13,10 +13,9 @@ use std::time::Instant;
 
 use slab::Slab;
 use tonic::Status;
-use weir_compiler::object::{Event, ObjectKey};
-use weir_compiler::policy::Problem;
+use weir_compiler::object::Event;
 use weir_compiler::slice::{Change, Member, PeerSetId};
-use weir_compiler::{Budgets, Compiler, Scope};
+use weir_compiler::{Budgets, Compiler, Deltas, Scope};
 use weir_proto::pb::{Ask, from_controller::What};
 use weir_proto::{DigestKey, Item, Items, Key, Mode, Parts};
 
@@ -121,8 +120,8 @@ impl Hub {
         self.sessions.iter().map(|(_, session)| (session.node.as_str(), &*session.outbox))
     }
 
-    /// Takes events, first heard of at this time. Returns the problems of the policies that were touched.
-    pub fn apply(&mut self, events: Vec<Event>, since: Instant) -> Vec<(ObjectKey, Option<Vec<Problem>>)> {
+    /// Takes events, first heard of at this time. Returns what they changed.
+    pub fn apply(&mut self, events: Vec<Event>, since: Instant) -> Deltas {
         let deltas = self.compiler.apply(events);
         if !deltas.slices.is_empty() {
             self.version += 1;
@@ -139,7 +138,7 @@ impl Hub {
                 });
             }
         }
-        deltas.policies
+        deltas
     }
 
     /// An agent says what it holds. Returns the session's number, and how it began.

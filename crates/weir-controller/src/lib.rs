@@ -8,6 +8,7 @@
 //!                     ^                └─ identity: TokenReview: which node's agent is it?
 //!                     └─ tls <── authority (Secret, ConfigMap), or mounted files
 //!   ConfigMap weir-mode ──watch──> mode ──> hub     enforce, off, withdrawn: for all agents alike
+//!   hub, mode ──events──> Kubernetes Events, which `kubectl get events` shows
 //!   hub ──status──> ConfigMap, which `weir status` reads, and withdraw: has every agent withdrawn?
 //! ```
 //!
@@ -25,6 +26,7 @@ pub mod accept;
 pub mod authority;
 pub mod drive;
 pub mod encoder;
+pub mod events;
 pub mod hub;
 pub mod identity;
 pub mod metrics;

@@ -48,6 +48,7 @@ pub struct Metrics {
     objects: Family<Kind, Gauge>,
     problems: Gauge,
     ca_ends: Gauge<i64>,
+    kubernetes_events: Family<Outcome, Counter>,
 }
 
 /// From 0.5 ms to 65 s.
@@ -72,6 +73,7 @@ impl Metrics {
             objects: Family::default(),
             problems: Gauge::default(),
             ca_ends: Gauge::default(),
+            kubernetes_events: Family::default(),
         };
         let r = registry.sub_registry_with_prefix("weir_controller");
         r.register("events", "Changes of objects that matter to policy, by kind", metrics.events.clone());
@@ -114,6 +116,11 @@ impl Metrics {
             Unit::Seconds,
             metrics.ca_ends.clone(),
         );
+        r.register(
+            "kubernetes_events",
+            "Events that were due, by what became of them",
+            metrics.kubernetes_events.clone(),
+        );
         metrics.begin_with_zeroes();
         metrics
     }
@@ -128,6 +135,9 @@ impl Metrics {
         }
         for result in ["all", "differences", "nothing"] {
             drop(self.joins.get_or_create(&Outcome { result }));
+        }
+        for result in ["written", "known", "gone", "forbidden", "failed", "dropped", "suppressed"] {
+            drop(self.kubernetes_events.get_or_create(&Outcome { result }));
         }
         for reason in
             ["no_token", "invalid_token", "not_an_agent", "unchecked", "no_tls", "nothing_said", "too_many"]
@@ -155,6 +165,10 @@ impl Metrics {
             Joined::Asked(..) => "differences",
         };
         self.joins.get_or_create(&Outcome { result }).inc();
+    }
+
+    pub(crate) fn kubernetes_events(&self, result: &'static str, many: u64) {
+        self.kubernetes_events.get_or_create(&Outcome { result }).inc_by(many);
     }
 
     pub(crate) fn resent(&self, items: usize) {

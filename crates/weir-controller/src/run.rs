@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use weir_compiler::Budgets;
+use weir_compiler::object::ObjectKey;
 use weir_health::Health;
 use weir_proto::DigestKey;
 use weir_source::Update;
@@ -21,6 +22,7 @@ use weir_source::Update;
 use crate::accept;
 use crate::authority::{self, Authorities, Leaf};
 use crate::drive::Driver;
+use crate::events::{self, Reporter, Writer};
 use crate::hub::Hub;
 use crate::identity::Review;
 use crate::metrics::Metrics;
@@ -112,7 +114,11 @@ pub async fn run(options: Options) -> Result<()> {
     let (say, mode) = watch::channel(mode::Told::default());
     let (whose, namespace, map) = (client.clone(), options.namespace.clone(), options.mode_configmap.clone());
     tokio::spawn(async move { mode::follow(whose, &namespace, &map, say).await });
+    let (note, notes) = mpsc::channel(events::QUEUE);
+    tokio::spawn(Writer::new(client.clone(), &options.name, metrics.clone()).run(notes));
+    let map = ObjectKey::new(&options.namespace, &options.mode_configmap);
     let driver = Driver {
+        events: Reporter::new(map, note, metrics.clone()),
         hub: Hub::with(key, options.budgets),
         updates: stamped,
         calls: heard,

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use common::Agent;
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot, watch};
+use weir_compiler::object::ObjectKey;
 use weir_controller::drive::Driver;
+use weir_controller::events::{Note, Reporter};
 use weir_controller::hub::Hub;
 use weir_controller::metrics::Metrics;
 use weir_controller::mode::Told;
@@ -69,6 +71,7 @@ struct World {
     status: watch::Receiver<Status>,
     synced: Arc<AtomicBool>,
     health: Health,
+    notes: mpsc::Receiver<Note>,
 }
 
 fn world() -> World {
@@ -78,19 +81,22 @@ fn world() -> World {
     let synced = Arc::new(AtomicBool::new(false));
     let health = Health::new(Duration::from_secs(600));
     health.not_ready("mode", "not yet");
+    let (note, notes) = mpsc::channel(weir_controller::events::QUEUE);
+    let metrics = Arc::new(Metrics::new(&mut Registry::default()));
     let driver = Driver {
         hub: Hub::new(DigestKey::new(KEY)),
         updates: stamped,
         calls: heard,
         mode: told,
         synced: synced.clone(),
-        metrics: Arc::new(Metrics::new(&mut Registry::default())),
+        metrics: metrics.clone(),
         namespace: "weir-system".to_owned(),
         health: health.clone(),
         status: tell,
+        events: Reporter::new(ObjectKey::new("weir-system", "weir-mode"), note, metrics),
     };
     tokio::spawn(driver.run());
-    World { calls, updates, mode, status, synced, health }
+    World { calls, updates, mode, status, synced, health, notes }
 }
 
 impl World {

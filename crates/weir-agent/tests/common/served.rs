@@ -19,10 +19,11 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tonic::{Request, Response, Status, Streaming, async_trait};
 use weir_agent::controller::{Options, address::Address};
-use weir_compiler::object::Event;
+use weir_compiler::object::{Event, ObjectKey};
 use weir_controller::accept::accept;
 use weir_controller::authority::Authorities;
 use weir_controller::drive::Driver;
+use weir_controller::events::Reporter;
 use weir_controller::hub::Hub;
 use weir_controller::identity::{Identify, Refused};
 use weir_controller::metrics::Metrics;
@@ -104,6 +105,12 @@ impl Controller {
         let (mode, told) = watch::channel(Told { asked: true, ..Told::default() });
         let driver = Driver {
             hub: Hub::new(key),
+            // nobody takes them
+            events: Reporter::new(
+                ObjectKey::new("weir-system", "weir-mode"),
+                mpsc::channel(1).0,
+                metrics.clone(),
+            ),
             updates: stamped,
             calls: heard,
             mode: told,

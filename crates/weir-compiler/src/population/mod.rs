@@ -45,6 +45,8 @@ pub(crate) struct Journal {
     pub(crate) classes: Vec<u32>,
     /// The profiles of classes that went.
     pub(crate) unclassed: Vec<u32>,
+    /// Subjects of policies that got their first class, or lost their last.
+    pub(crate) reselected: Vec<u32>,
 }
 
 impl Journal {
@@ -140,6 +142,8 @@ pub(crate) struct PodState {
     rank: Rank,
     /// Where it is in a slice at present.
     pub(crate) placed: Option<Placed>,
+    /// It has replaced a pod of the same name since slices were last told.
+    pub(crate) reborn: bool,
     in_journal: bool,
 }
 
@@ -242,6 +246,32 @@ impl Population {
 fn touch_pod(state: &mut PodState, pod: u32, journal: &mut Journal) {
     if !std::mem::replace(&mut state.in_journal, true) {
         journal.pods.push(pod);
+    }
+}
+
+impl Selection {
+    /// How many classes it matches.
+    pub(crate) fn class_count(&self) -> usize {
+        self.classes.len()
+    }
+
+    /// The classes that it matches.
+    pub(crate) fn classes(&self) -> impl Iterator<Item = u32> {
+        self.classes.iter()
+    }
+
+    /// It has a class more or less: is it the first, or was it the last?
+    fn selects(&self, id: u32, first_or_last: bool, journal: &mut Journal) {
+        if first_or_last && self.subjects > 0 {
+            journal.reselected.push(id);
+        }
+    }
+}
+
+impl Class {
+    /// Its pods.
+    pub(crate) fn pods(&self) -> impl Iterator<Item = u32> {
+        self.pods.iter()
     }
 }
 

@@ -40,6 +40,7 @@ impl Population {
         let id = match known {
             Some(id) => {
                 let state = &mut self.pods[id as usize];
+                state.reborn |= state.rank.uid != rank.uid;
                 (state.class, state.node, state.rank) = (Some(class), node, rank);
                 state.claimed = claimed.clone();
                 id
@@ -55,6 +56,7 @@ impl Population {
                     owned: Addresses::new(),
                     rank,
                     placed: None,
+                    reborn: false,
                     in_journal: false,
                 });
                 id
@@ -77,9 +79,11 @@ impl Population {
     fn move_pod(&mut self, id: u32, node: Option<u32>, rank: Rank) {
         let state = &mut self.pods[id as usize];
         let before = std::mem::replace(&mut state.node, node);
+        let other = state.rank.uid != rank.uid;
+        state.reborn |= other;
         let ranked = std::mem::replace(&mut state.rank, rank) != state.rank;
         let claimed = state.claimed.clone();
-        if before != node {
+        if before != node || other {
             self.touch_pod(id);
         }
         if let Some(before) = before {
@@ -202,7 +206,9 @@ impl Population {
             self.classes_of.get_mut(pod_selector).expect("filed").insert(id);
             for ns_selector in &ns.selectors {
                 if let Some(&selection) = self.selection_ids.get(&(*ns_selector, *pod_selector)) {
-                    self.selections[selection as usize].classes.insert(id);
+                    let of = &mut self.selections[selection as usize];
+                    of.classes.insert(id);
+                    of.selects(selection, of.classes.len() == 1, &mut self.journal);
                     selections.push(selection);
                 }
             }
@@ -238,7 +244,9 @@ impl Population {
             self.classes_of.get_mut(selector).expect("filed").remove(id);
         }
         for selection in &class.selections {
-            self.selections[*selection as usize].classes.remove(id);
+            let of = &mut self.selections[*selection as usize];
+            of.classes.remove(id);
+            of.selects(*selection, of.classes.is_empty(), &mut self.journal);
         }
         self.namespaces[class.namespace as usize].classes.remove(id);
         self.journal.unclassed.extend(class.profile);

@@ -11,9 +11,11 @@ use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tonic::async_trait;
+use weir_compiler::object::ObjectKey;
 use weir_controller::accept::accept;
 use weir_controller::authority::Authorities;
 use weir_controller::drive::Driver;
+use weir_controller::events::Reporter;
 use weir_controller::hub::Hub;
 use weir_controller::identity::{Identify, Refused};
 use weir_controller::metrics::Metrics;
@@ -93,6 +95,12 @@ async fn start(updates: mpsc::Receiver<(Instant, Update)>) -> Result<(u16, Arc<A
     let mode = Told { asked: true, mode: Some(Mode::Enforce), ..Told::default() };
     let driver = Driver {
         hub: Hub::new(key),
+        // nobody takes them
+        events: Reporter::new(
+            ObjectKey::new("weir-system", "weir-mode"),
+            mpsc::channel(1).0,
+            metrics.clone(),
+        ),
         updates,
         calls: heard,
         mode: tokio::sync::watch::channel(mode).1,

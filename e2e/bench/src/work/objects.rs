@@ -116,7 +116,11 @@ impl Shape {
             ingress: vec![IngressRule { from: vec![peer], ports: vec![port], ..IngressRule::default() }],
             ..PolicySpec::default()
         };
-        (format!("{namespace}/{name}"), json, Event::Policy(Policy { namespace, name, spec }))
+        (
+            format!("{namespace}/{name}"),
+            json,
+            Event::Policy(Policy { namespace, name, spec, ..Policy::default() }),
+        )
     }
 
     /// Key, JSON and event of a pod.
