@@ -3,7 +3,7 @@
 
 pub mod costs;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -47,10 +47,19 @@ pub fn passes_at(
     chain: &str,
     packet: &Packet,
 ) -> (bool, usize) {
-    let state = State { before, after, moment, ipsets, lookups: Cell::new(0) };
+    let state = State { before, after, moment, ipsets, lookups: Cell::new(0), told: RefCell::default() };
     // the policy of base chains is accept
     let passes = !matches!(walk(&state, chain, packet, 0), Some(Verdict::Drop));
     (passes, state.lookups.get())
+}
+
+/// The prefixes of what is logged on the way, whatever chance and rates say.
+#[allow(dead_code, reason = "one of the tests asks for it")]
+pub fn told(table: &Table, chain: &str, packet: &Packet) -> Vec<String> {
+    let (ipsets, lookups, told) = (&Ipsets::new(), Cell::new(0), RefCell::default());
+    let state = State { before: table, after: table, moment: usize::MAX, ipsets, lookups, told };
+    walk(&state, chain, packet, 0);
+    state.told.into_inner()
 }
 
 struct State<'a> {
@@ -59,6 +68,7 @@ struct State<'a> {
     moment: usize,
     ipsets: &'a Ipsets,
     lookups: Cell<usize>,
+    told: RefCell<Vec<String>>,
 }
 
 impl State<'_> {
@@ -103,6 +113,7 @@ fn evaluate(state: &State<'_>, rule: &Rule, packet: &Packet) -> Option<Verdict> 
                     MetaKey::OifName => name(&packet.oif),
                     MetaKey::NfProto => vec![if v4 { 2 } else { 10 }],
                     MetaKey::L4Proto => vec![packet.protocol],
+                    MetaKey::Random => vec![0; 4],
                 };
                 load(&mut registers, dreg.0, &value);
             }
@@ -128,7 +139,7 @@ fn evaluate(state: &State<'_>, rule: &Rule, packet: &Packet) -> Option<Verdict> 
                 load(&mut registers, dreg.0, &value);
             }
             Expr::Ct { key: CtKey::State, dreg } => load(&mut registers, dreg.0, &8u32.to_ne_bytes()),
-            Expr::Ct { key: CtKey::Mark, dreg } => load(&mut registers, dreg.0, &[0; 4]),
+            Expr::Ct { key: CtKey::Status | CtKey::Mark, dreg } => load(&mut registers, dreg.0, &[0; 4]),
             Expr::Bitwise { sreg, dreg, mask, xor } => {
                 let from = usize::from(sreg.0) * 4;
                 let masked: Vec<u8> =
@@ -193,7 +204,8 @@ fn evaluate(state: &State<'_>, rule: &Rule, packet: &Packet) -> Option<Verdict> 
                 }
             }
             // what is told changes nothing
-            Expr::Limit { .. } | Expr::Log { .. } => {}
+            Expr::Limit { .. } => {}
+            Expr::Log { prefix, .. } => state.told.borrow_mut().push(prefix.clone()),
             Expr::Verdict(verdict) => return Some(verdict.clone()),
             other => panic!("{other:?} is not written by the planner"),
         }
