@@ -60,6 +60,14 @@ pub struct Metrics {
     pub denials_suppressed: Counter,
     /// That were not, for somebody was too slow. Of what the kernel itself lost, each time counts as one.
     pub denials_lost: Counter,
+    /// Allowed connections that the kernel told of.
+    pub allowed_connections: Counter,
+    /// Lines on them.
+    pub allowed_logged: Counter,
+    /// Those that were told without peer or clause.
+    pub allowed_merged: Counter,
+    /// Those that were not told, for somebody was too slow.
+    pub allowed_lost: Counter,
     mode: Family<Label, Gauge>,
     /// Other engines, and what takes packets past the rules.
     neighbours: Family<[(&'static str, &'static str); 1], Gauge>,
@@ -112,6 +120,10 @@ impl Default for Metrics {
             denials_logged: Counter::default(),
             denials_suppressed: Counter::default(),
             denials_lost: Counter::default(),
+            allowed_connections: Counter::default(),
+            allowed_logged: Counter::default(),
+            allowed_merged: Counter::default(),
+            allowed_lost: Counter::default(),
             mode,
             contact: Arc::new(Mutex::new(Contact(Some(Instant::now())))),
         }
@@ -146,6 +158,16 @@ impl Metrics {
         all.register("denials_suppressed", help, self.denials_suppressed.clone());
         let help = "Denied packets that were not logged, because standard output or the agent was too slow";
         all.register("denials_lost", help, self.denials_lost.clone());
+        let help = "Allowed connections that the kernel told of, in namespaces that ask for it";
+        all.register("allowed_connections", help, self.allowed_connections.clone());
+        let help = "Lines on allowed connections";
+        all.register("allowed_logged", help, self.allowed_logged.clone());
+        let help =
+            "Allowed connections that were logged without their peer or clause, for their pod has too many";
+        all.register("allowed_merged", help, self.allowed_merged.clone());
+        let help =
+            "Allowed connections that were not logged, because standard output or the agent was too slow";
+        all.register("allowed_lost", help, self.allowed_lost.clone());
         let help = "1 while there are traces of another engine on this node";
         all.register("neighbour", help, self.neighbours.clone());
         if controller {

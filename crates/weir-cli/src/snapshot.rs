@@ -20,7 +20,8 @@ use crate::term::{error, escape_json, note};
 /// Write a file from which the other commands answer without the cluster
 ///
 /// It has Namespaces, Pods (names, labels, addresses, node, owner, ports, phase), NetworkPolicies, Services with
-/// their endpoints, and the addresses of Nodes. It has no Secrets, environment, images or annotations.
+/// their endpoints, and the addresses of Nodes. It has no Secrets, environment, images or
+/// annotations but Weir's own.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:

@@ -9,6 +9,9 @@ use std::fmt;
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeOwned, Deserializer, IntoDeserializer, Unexpected, Visitor};
 
+/// How the annotations begin that say something to Weir.
+pub(crate) const OWN_ANNOTATIONS: &str = "weir.dev/";
+
 /// A value and its line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tree {

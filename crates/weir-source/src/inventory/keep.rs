@@ -1,7 +1,7 @@
 //! What of an object is in use; of a snapshot it is all that there is.
 
 use crate::Kind;
-use crate::tree::{Tree, Value};
+use crate::tree::{OWN_ANNOTATIONS, Tree, Value};
 
 /// The kinds beside those of [`Kind`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,16 +109,19 @@ enum Keep {
     Fields(&'static [(&'static str, Keep)]),
     /// Each item of a sequence.
     Each(&'static Keep),
+    /// Of annotations, those that say something to Weir.
+    Own,
     /// Of a sequence of conditions, the one that is called so.
     Condition(&'static str),
 }
-use Keep::{All, Condition, Each, Fields};
+use Keep::{All, Condition, Each, Fields, Own};
 
 const META: Keep = Fields(&[
     ("name", All),
     ("namespace", All),
     ("uid", All),
     ("labels", All),
+    ("annotations", Own),
     ("creationTimestamp", All),
     ("deletionTimestamp", All),
     (
@@ -206,10 +209,15 @@ fn cut(keep: &Keep, tree: &Tree) -> Tree {
                 .iter()
                 .filter_map(|(key, value)| {
                     let (_, keep) = fields.iter().find(|(name, _)| name == key)?;
-                    Some((key.clone(), cut(keep, value)))
+                    let value = cut(keep, value);
+                    let nothing = matches!((keep, &value.value), (Own, Value::Map(own)) if own.is_empty());
+                    (!nothing).then(|| (key.clone(), value))
                 })
                 .collect(),
         ),
+        (Own, Value::Map(entries)) => {
+            Value::Map(entries.iter().filter(|(key, _)| key.starts_with(OWN_ANNOTATIONS)).cloned().collect())
+        }
         (Each(keep), Value::Seq(items)) => Value::Seq(items.iter().map(|item| cut(keep, item)).collect()),
         (Condition(name), Value::Seq(items)) => {
             const CONDITION: Keep = Fields(&[("type", All), ("status", All)]);

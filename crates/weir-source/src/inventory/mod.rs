@@ -11,7 +11,7 @@
 //! ```
 //!
 //! [`keep`] says what of an object is in use. What it does not name is neither looked at nor written: no
-//! environment, no images, no annotations.
+//! environment, no images, no annotations but Weir's own.
 
 mod collect;
 pub mod keep;

@@ -114,7 +114,8 @@ fn a_snapshot_has_what_is_in_use_and_says_the_same() {
                secret, env: [{name: A, value: secret}], ports: [{containerPort: 80, name: http}]}]}\nstatus: \
                {phase: Running, podIP: 10.0.0.1, message: secret, conditions: [{type: Ready, status: 'True', reason: \
                secret}, {type: Secret, status: 'True'}]}\n---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
-               metadata: {name: p, namespace: n, annotations: {a: secret}}\nspec: {podSelector: {}, ingress: [{}]}\n";
+               metadata: {name: p, namespace: n, annotations: {a: secret, weir.dev/audit: \"true\"}}\nspec: {podSelector: {}, \
+               ingress: [{}]}\n";
     let first = read_text(&format!("{WORKLOADS}{pod}"));
     let kept: Vec<String> = first.kept.iter().map(|tree| json(tree).to_string()).collect();
     assert_eq!(kept.len(), 8);
@@ -125,6 +126,10 @@ fn a_snapshot_has_what_is_in_use_and_says_the_same() {
     let second = read_text(&format!("# weir snapshot\n{text}"));
     assert_eq!(second.problems, []);
     assert_eq!(first.events, second.events);
+    assert!(
+        kept.iter().any(|object| object.contains(r#""annotations":{"weir.dev/audit":"true"}"#)),
+        "{kept:?}"
+    );
     assert_eq!(first.pods, second.pods);
     assert!(first.pods[&ObjectKey::new("n", "p")].ready);
     assert_eq!(first.services, second.services);

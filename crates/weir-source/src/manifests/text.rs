@@ -1,6 +1,6 @@
 //! From the text of a file to documents, YAML and JSON alike (JSON is YAML, and this way has lines too).
 //!
-//! What policy never looks at (managed fields, annotations, volumes, environments) is passed over
+//! What policy never looks at (managed fields, annotations of others, volumes, environments) is passed over
 //! while reading, so that a List of ten thousand pods does not stay in memory whole. Of the spec
 //! every key is kept, because a NetworkPolicy must show its unknown ones (N101).
 
@@ -10,7 +10,7 @@ use serde::de::{self, Deserialize, Deserializer, IgnoredAny, Visitor};
 use serde_saphyr::Spanned;
 use serde_saphyr::options::NonFiniteFloatPolicy;
 
-use crate::tree::{Tree, Value};
+use crate::tree::{OWN_ANNOTATIONS, Tree, Value};
 
 /// The documents of a text, as far as it can be parsed, and where and why it cannot.
 pub(crate) struct Text {
@@ -208,6 +208,7 @@ const STATUS: Level = 4;
 const CONTAINERS: Level = 5;
 const CONTAINER: Level = 6;
 const ANY: Level = 7;
+const ANNOTATIONS: Level = 8;
 
 /// What happens to the value of a key.
 enum Fate {
@@ -230,6 +231,8 @@ fn fate(level: Level, key: &str) -> Fate {
         (OBJECT, "endpoints" | "ports" | "addressType") => Keep(ANY),
         // pods in pods' makers
         (SPEC, "template" | "jobTemplate") => Keep(OBJECT),
+        (META, "annotations") => Keep(ANNOTATIONS),
+        (ANNOTATIONS, key) if key.starts_with(OWN_ANNOTATIONS) => Keep(ANY),
         (
             META,
             "name" | "namespace" | "uid" | "labels" | "creationTimestamp" | "deletionTimestamp"
@@ -344,6 +347,7 @@ impl<'de, const LEVEL: Level> Visitor<'de> for NodeVisitor<LEVEL> {
                 Fate::Keep(OBJECT) => map.next_value::<Spanned<Node<OBJECT>>>()?.into_tree(),
                 Fate::Keep(ITEMS) => map.next_value::<Spanned<Node<ITEMS>>>()?.into_tree(),
                 Fate::Keep(META) => map.next_value::<Spanned<Node<META>>>()?.into_tree(),
+                Fate::Keep(ANNOTATIONS) => map.next_value::<Spanned<Node<ANNOTATIONS>>>()?.into_tree(),
                 Fate::Keep(SPEC) => map.next_value::<Spanned<Node<SPEC>>>()?.into_tree(),
                 Fate::Keep(STATUS) => map.next_value::<Spanned<Node<STATUS>>>()?.into_tree(),
                 Fate::Keep(CONTAINERS) => map.next_value::<Spanned<Node<CONTAINERS>>>()?.into_tree(),
@@ -377,7 +381,10 @@ mod tests {
         assert_eq!(read.documents[0].line, 3);
         let name = read.documents[0].get("metadata").and_then(|m| m.get("name")).expect("name");
         assert_eq!((name.line, &name.value), (5, &Value::Text("a".into())));
-        assert_eq!(read.documents[0].get("metadata").and_then(|m| m.get("annotations")), None);
+        assert_eq!(
+            read.documents[0].get("metadata").and_then(|m| m.get("annotations")).map(|a| a.value.clone()),
+            Some(Value::Map(Vec::new()))
+        );
         let Some(Value::Seq(items)) = read.documents[1].get("kind").map(|k| &k.value) else {
             panic!("no sequence")
         };
