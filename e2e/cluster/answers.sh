@@ -65,11 +65,28 @@ if [[ $(kctl get pods -A -l app.kubernetes.io/component=agent -o name) ]]; then
     logs_tell() { cli logs -n trial --since 10m -o json | python3 -c '
 import json, sys
 lines = [json.loads(line) for line in sys.stdin]
-denied = {(l["from"].get("pod"), l["to"].get("pod"), l["direction"]) for l in lines}
-by = {p for l in lines for p in l["policies"]}
+denied = {(l["from"].get("pod"), l["to"].get("pod"), l["direction"]) for l in lines if l["verdict"] == "denied"}
+by = {p for l in lines for p in l.get("policies", [])}
 sys.exit(not (any(d[:2] == ("trial/a", "trial/b") for d in denied) and {"trial/deny-all"} <= by))'; }
     expect "logs: denied connections, with the policies that isolate" logs_tell
     logs_name() { cli logs -n trial --since 10m | grep "trial/b -> trial/c " >/dev/null; }
     expect "logs: pods of other nodes by their names of now" logs_name
     expect "logs: nothing for who may not read them" code 2 in_ns fabric "$WEIR" logs --kubeconfig "$WORK/reader.kubeconfig"
+    # allowed ones where a namespace asks for it: at both ends, of which each counts for itself
+    expect "counters: what to do where a namespace does not ask" \
+        grep -q 'kubectl annotate namespace trial weir.dev/log-allowed=true' <(cli explain pod c -n trial --counters)
+    kctl annotate --overwrite namespace trial weir.dev/log-allowed=true >/dev/null
+    passed() { # POD DIRECTION POLICY: connections that its first clause let pass
+        cli explain pod "$1" -n trial --counters --since 10m -o json | json_has \
+            "any(c['policy'] == '$3' and c['connections'] > 0 for c in x['subjects'][0]['counters']['$2']['clauses'])"
+    }
+    table=$1
+    soon() { (wait_for "$@"); }
+    told_allowed() { tables 15 <<<"$table" >/dev/null; passed c ingress trial/to-c && passed a egress trial/from-a; }
+    expect "counters: the clause that let a connection pass, at each end" soon 60 "counters" told_allowed
+    logs_allowed() { cli logs -n trial --verdict allowed --since 10m | grep "trial/a -> trial/c  80/TCP  ingress of trial/c, by trial/to-c ingress\[0\].from\[0\] ports\[0\]" >/dev/null; }
+    expect "logs: allowed connections, with the clause" logs_allowed
+    kctl annotate namespace trial weir.dev/log-allowed- >/dev/null
+    quiet() { local n; for n in node1 node2; do ! in_ns "$n" nft list table inet weir | grep -q allowed_ || return 1; done; }
+    expect "without the annotation, nothing of it is left on the nodes" soon 20 "no chain that tells" quiet
 fi

@@ -64,6 +64,14 @@ pub struct Metrics {
     pub audit_would_deny: Counter,
     /// Denied packets that were logged and that audited policies would allow.
     pub audit_would_allow: Counter,
+    /// Allowed connections that the kernel told of.
+    pub allowed_connections: Counter,
+    /// Lines on them.
+    pub allowed_logged: Counter,
+    /// Those that were told without peer or clause.
+    pub allowed_merged: Counter,
+    /// Those that were not told, for somebody was too slow.
+    pub allowed_lost: Counter,
     mode: Family<Label, Gauge>,
     /// Other engines, and what takes packets past the rules.
     neighbours: Family<[(&'static str, &'static str); 1], Gauge>,
@@ -118,6 +126,10 @@ impl Default for Metrics {
             denials_lost: Counter::default(),
             audit_would_deny: Counter::default(),
             audit_would_allow: Counter::default(),
+            allowed_connections: Counter::default(),
+            allowed_logged: Counter::default(),
+            allowed_merged: Counter::default(),
+            allowed_lost: Counter::default(),
             mode,
             contact: Arc::new(Mutex::new(Contact(Some(Instant::now())))),
         }
@@ -156,6 +168,16 @@ impl Metrics {
         all.register("audit_would_deny", help, self.audit_would_deny.clone());
         let help = "Denied packets that were logged, and that what is audited would allow";
         all.register("audit_would_allow", help, self.audit_would_allow.clone());
+        let help = "Allowed connections that the kernel told of, in namespaces that ask for it";
+        all.register("allowed_connections", help, self.allowed_connections.clone());
+        let help = "Lines on allowed connections";
+        all.register("allowed_logged", help, self.allowed_logged.clone());
+        let help =
+            "Allowed connections that were logged without their peer or clause, for their pod has too many";
+        all.register("allowed_merged", help, self.allowed_merged.clone());
+        let help =
+            "Allowed connections that were not logged, because standard output or the agent was too slow";
+        all.register("allowed_lost", help, self.allowed_lost.clone());
         let help = "1 while there are traces of another engine on this node";
         all.register("neighbour", help, self.neighbours.clone());
         if controller {

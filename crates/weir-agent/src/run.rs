@@ -17,7 +17,7 @@ use weir_nft::{Listener, Nft};
 
 use crate::agent::Agent;
 use crate::backend::SetBackend;
-use crate::denials::{self, Denial, Denials};
+use crate::denials::{self, Denials};
 use crate::inflow::Inflow;
 use crate::kernel::Kernel;
 use crate::links::Watcher;
@@ -154,9 +154,9 @@ pub async fn run(options: Options) -> Result<()> {
                 agent.attach = true;
                 agent.look_for_bypass(links.table());
             }
-            denial = told(&mut denials) => {
+            next = told(&mut denials) => {
                 if let Some(denials) = &mut denials {
-                    denials.tell(denial, agent.planner.slice());
+                    denials.tell(next, agent.planner.slice());
                 }
                 continue;
             }
@@ -246,7 +246,7 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-async fn told(denials: &mut Option<Denials>) -> Denial {
+async fn told(denials: &mut Option<Denials>) -> denials::Next {
     match denials {
         Some(denials) => denials.next().await,
         None => std::future::pending().await,

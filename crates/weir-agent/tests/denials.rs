@@ -230,3 +230,132 @@ fn denied_connections_are_told_with_names_and_not_too_many() {
     let rules = String::from_utf8_lossy(&rules.stdout).into_owned();
     assert!(rules.contains("chain egress_") && !rules.contains("log prefix"), "{rules}");
 }
+
+/// `db` takes from `web`'s label at one port and from one network, `free` is isolated by nobody, `closed` by a policy
+/// that allows nothing; all of namespace `a`, which asks for each connection or for one of so many.
+fn asking(annotation: &str) -> String {
+    format!(
+        "
+{{apiVersion: v1, kind: Namespace, metadata: {{name: a{annotation}}}}}
+---
+{{apiVersion: v1, kind: Pod, metadata: {{name: db, namespace: a, labels: {{app: db}}}}, spec: {{nodeName: n1}}, status: {{podIP: 10.244.1.2}}}}
+---
+{{apiVersion: v1, kind: Pod, metadata: {{name: web, namespace: a, labels: {{app: web}}}}, spec: {{nodeName: n1}}, status: {{podIP: 10.244.1.3}}}}
+---
+{{apiVersion: v1, kind: Pod, metadata: {{name: quiet, namespace: b}}, spec: {{nodeName: n1}}, status: {{podIP: 10.244.1.4}}}}
+---
+{{apiVersion: v1, kind: Pod, metadata: {{name: far, namespace: b}}, spec: {{nodeName: n2}}, status: {{podIP: 10.244.2.5}}}}
+---
+{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: db, namespace: a}},
+ spec: {{podSelector: {{matchLabels: {{app: db}}}}, ingress: [
+  {{from: [{{podSelector: {{matchLabels: {{app: nobody}}}}}}, {{podSelector: {{matchLabels: {{app: web}}}}}}], ports: [{{port: 53, protocol: UDP}}]}},
+  {{from: [{{ipBlock: {{cidr: 10.244.2.0/24}}}}]}}]}}}}
+"
+    )
+}
+
+/// `from > to:port direction clause connections/sampled` of a line on what is allowed
+fn allowed(line: &Value) -> String {
+    let end = |end: &Value| end["pod"].as_str().or(end["address"].as_str()).unwrap_or("?").to_owned();
+    let clause = &line["clause"];
+    let clause = match clause["policy"].as_str() {
+        Some(policy) => {
+            format!("{policy}[{}]from[{}]ports[{}]", clause["rule"], clause["peer"], clause["port"])
+        }
+        None => format!("isolated={}", line["isolated"]),
+    };
+    let (from, to) = (end(&line["from"]), end(&line["to"]));
+    let direction = line["direction"].as_str().unwrap_or("?");
+    format!(
+        "{from} > {to}:{} {direction} {clause} {}/{}",
+        line["to"]["port"], line["connections"], line["sampled"]
+    )
+}
+
+#[test]
+#[ignore = "needs root"]
+fn allowed_connections_are_told_where_a_namespace_asks_for_it() {
+    let all = asking(", annotations: {weir.dev/log-allowed: \"true\"}");
+    let mut node = Node::new(&all, PodLinks::Calico);
+    let events = |yaml: &str| read(yaml).1;
+    let controller = node.controller("127.0.0.1:0", 1, events(&all));
+    node.start(&[controller.address], &[]);
+    node.ready();
+    let bind = |node: &Node, name: &str, address: &str| node.bind(name, address);
+    let (db, web) = (bind(&node, "db", "10.244.1.2"), bind(&node, "web", "10.244.1.3"));
+    let (quiet, far) = (bind(&node, "quiet", "10.244.1.4"), bind(&node, "far", "10.244.2.5"));
+    let told = |node: &Node| -> Vec<String> {
+        lines(node).iter().filter(|line| line["verdict"] == "allowed").map(allowed).collect()
+    };
+    let soon = |node: &Node, what: &str| node.soon(what, |node| told(node).iter().any(|line| line == what));
+
+    // each end of its own: of the pod that no policy isolates, and the clause of the one that is
+    send(&web, "10.244.1.2:53");
+    soon(&node, "a/web > a/db:53 egress isolated=false 1/1");
+    soon(&node, "a/web > a/db:53 ingress a/db[0]from[1]ports[0] 1/1");
+    send(&far, "10.244.1.2:9");
+    soon(&node, "10.244.2.5 > a/db:9 ingress a/db[1]from[0]ports[null] 1/1");
+    // what ingress denies, egress has allowed; of namespace b nothing is told
+    send(&web, "10.244.1.2:54");
+    node.soon("denied", |node| lines(node).iter().any(|l| short(l) == "a/web > a/db:54 UDP ingress: a/db"));
+    send(&quiet, "10.244.2.5:5");
+    send(&quiet, "203.0.113.9:5");
+    // further packets of one connection are no connections, answered or not; others are added up
+    for _ in 0..20 {
+        send(&web, "10.244.1.2:53");
+    }
+    for _ in 0..5 {
+        send(&bind(&node, "web", "10.244.1.3"), "10.244.1.2:53");
+    }
+    soon(&node, "a/web > a/db:53 ingress a/db[0]from[1]ports[0] 5/1");
+    assert!(
+        !told(&node).iter().any(|line| line.contains("quiet") || line.contains(":54 ingress")),
+        "{:?}",
+        told(&node)
+    );
+    assert_eq!(node.metric("allowed_logged_total") as usize, told(&node).len());
+
+    // one of two: not all and not none, in what is told and in the kernel
+    let sampled = asking(", annotations: {weir.dev/log-allowed: \"1/2\"}");
+    controller.apply(events(&sampled));
+    node.soon("sampled", |node| {
+        send(&bind(node, "db", "10.244.1.2"), "203.0.113.9:99");
+        told(node).iter().any(|line| {
+            line.starts_with("a/db > 203.0.113.9:99 egress isolated=false ") && line.ends_with("/2")
+        })
+    });
+    let count = |node: &Node| node.metric("allowed_connections_total");
+    let before = count(&node);
+    for _ in 0..150 {
+        send(&bind(&node, "db", "10.244.1.2"), "203.0.113.9:77");
+    }
+    node.soon("some of them", |node| count(node) - before > 30.0);
+    assert!(count(&node) - before < 120.0, "{}", count(&node) - before);
+
+    // a restart commits nothing for it
+    let generation = |node: &Node| node.inside("n1", || Nft::open().unwrap().generation().unwrap());
+    let before = generation(&node);
+    node.start(&[controller.address], &[]);
+    node.ready();
+    assert_eq!(generation(&node), before);
+
+    // off again: no rule is left of it, and denials are told as before
+    controller.apply(events(&asking("")));
+    let rules = |node: &Node| {
+        let list =
+            || std::process::Command::new("nft").args(["list", "table", "inet", "weir"]).output().unwrap();
+        String::from_utf8_lossy(&node.inside("n1", list).stdout).into_owned()
+    };
+    node.soon("off", |node| !rules(node).contains("allowed_"));
+    assert!(rules(&node).contains("log prefix \"ingress_"));
+    let before = told(&node).len();
+    send(&bind(&node, "db", "10.244.1.2"), "203.0.113.9:78");
+    send(&db, "203.0.113.9:79");
+    send(&web, "10.244.1.2:56");
+    node.soon("denied", |node| lines(node).iter().any(|l| short(l) == "a/web > a/db:56 UDP ingress: a/db"));
+    assert!(
+        !told(&node)[before..].iter().any(|line| line.contains(":78 ") || line.contains(":79 ")),
+        "{:?}",
+        told(&node)
+    );
+}

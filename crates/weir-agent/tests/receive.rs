@@ -155,6 +155,7 @@ fn small() -> Vec<Change> {
         addresses: vec![[10, 0, 0, 1].into()],
         profile: ProfileId::from_bytes(id(5)),
         ports: [].into(),
+        log_allowed: 0,
     };
     vec![
         Change::PeerSet(PeerSetId::from_bytes(id(1)), set(), vec![address(7)]),

@@ -136,6 +136,8 @@ pub(crate) struct Cluster {
     pub(crate) mode: Option<String>,
     pub(crate) places: BTreeMap<ObjectKey, Place>,
     pub(crate) namespaces: BTreeMap<String, Labels>,
+    /// Those in which allowed connections are told of: all (1), or one of so many.
+    pub(crate) log_allowed: BTreeMap<String, u32>,
     /// Policies that cannot be read on the outside: they allow nothing.
     closed: BTreeSet<ObjectKey>,
     /// Policies of which the source of the manifests had to complain.
@@ -189,6 +191,7 @@ impl Cluster {
             mode: None,
             places: places.map(|(id, at)| (id.key, at)).collect(),
             namespaces: BTreeMap::new(),
+            log_allowed: BTreeMap::new(),
             closed: BTreeSet::new(),
             complained,
             compiler: Compiler::with(Scope::Node(NODE.to_owned()), Budgets::default()),
@@ -210,6 +213,9 @@ impl Cluster {
                 Event::Namespace(namespace) => {
                     let labels = namespace_labels(&namespace.name, &namespace.labels);
                     cluster.namespaces.insert(namespace.name.clone(), labels);
+                    if namespace.log_allowed > 0 {
+                        cluster.log_allowed.insert(namespace.name.clone(), namespace.log_allowed);
+                    }
                     rest.push(Event::Namespace(namespace));
                 }
                 Event::Policy(policy) => drop(cluster.policies.insert(policy.key(), policy)),

@@ -93,13 +93,19 @@ pub(crate) fn nowhere(cluster: &Cluster) -> usize {
     pods.filter(|pod| pod.node.is_none() && !pod.host_network && !pod.finished).count()
 }
 
+fn namespace(cluster: &Cluster, name: &str) -> Namespace {
+    Namespace {
+        name: name.to_owned(),
+        labels: cluster.namespace(name).cloned().unwrap_or_default(),
+        log_allowed: cluster.log_allowed.get(name).copied().unwrap_or_default(),
+        terminating: false,
+    }
+}
+
 /// The objects of a cluster, pods on their own nodes.
 pub(crate) fn events(cluster: &Cluster) -> Vec<Event> {
     let mut all = Vec::with_capacity(cluster.pods.len() + cluster.policies.len() + cluster.namespaces.len());
-    for (name, labels) in &cluster.namespaces {
-        let namespace = Namespace { name: name.clone(), labels: labels.clone(), terminating: false };
-        all.push(Event::Namespace(namespace));
-    }
+    all.extend(cluster.namespaces.keys().map(|name| Event::Namespace(namespace(cluster, name))));
     for state in cluster.pods.values() {
         all.push(Event::Pod(state.pod.clone()));
     }
@@ -156,10 +162,10 @@ pub(crate) fn changes(before: &Cluster, after: &Cluster, settings: Settings, tex
 /// The events that make one cluster the other.
 fn difference(from: &Cluster, to: &Cluster) -> Vec<Event> {
     let mut all = Vec::new();
-    for (name, labels) in &to.namespaces {
-        if from.namespaces.get(name) != Some(labels) {
-            let namespace = Namespace { name: name.clone(), labels: labels.clone(), terminating: false };
-            all.push(Event::Namespace(namespace));
+    for name in to.namespaces.keys() {
+        let after = namespace(to, name);
+        if !from.namespaces.contains_key(name) || namespace(from, name) != after {
+            all.push(Event::Namespace(after));
         }
     }
     let pod = |c: &Cluster, key: &ObjectKey| -> Option<Pod> { c.pods.get(key).map(|s| s.pod.clone()) };

@@ -1,7 +1,9 @@
-//! `weir logs`: denied connections, as agents tell of them, with names.
+//! `weir logs`: connections that were denied, or allowed, as agents tell of them, with names.
 //!
 //! Agents know the pods of their own node. Addresses of others get the names that they have by now, if whoever asks
 //! may list pods.
+
+mod allowed;
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -20,9 +22,10 @@ use weir_source::logs;
 
 use crate::term::{Paint, escape, escape_json, note};
 
-/// Shows denied connections: who, whom, and which policies isolate the pod that denies
+/// Shows connections: those denied, with the policies that isolate the pod, and those allowed, with the clause
 ///
-/// Read from the logs of Weir's agents, with your own rights: `get` on pods/log and `list` on pods in their namespace.
+/// Allowed ones are there for namespaces that ask for it with the annotation weir.dev/log-allowed ("true", or "1/100"
+/// for one of a hundred). Read from the logs of Weir's agents, with your own rights: `get` on pods/log and `list` on pods in their namespace.
 /// Agents write a limited number of lines for each pod; how many more there were is in the next one.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -30,6 +33,7 @@ Examples:
   weir logs                          # of all namespaces, as far as nodes keep logs
   weir logs -n shop --since 10m      # either end is in namespace shop
   weir logs --pod shop/db-0 -f       # as they come
+  weir logs --verdict allowed -n shop
   weir logs -o json | jq 'select(.to.port == 5432)'
 
 The fields of -o json are in docs/denied-connections.md.")]
@@ -37,6 +41,9 @@ pub(crate) struct Logs {
     /// Only of this namespace: one end is in it [default: all]
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
+    /// Only those that were denied, or allowed
+    #[arg(long, value_enum, default_value = "all")]
+    verdict: Verdict,
     /// Only of this pod: NAME (in the namespace of -n) or NAMESPACE/NAME
     #[arg(long, value_name = "POD")]
     pod: Option<String>,
@@ -69,33 +76,46 @@ enum Output {
     Json,
 }
 
+/// Of which connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Verdict {
+    All,
+    Denied,
+    /// It passed; what is audited would deny it
+    WouldDeny,
+    Allowed,
+}
+
 /// A line of an agent; docs/denied-connections.md has the fields.
 #[derive(Debug, Clone, Deserialize)]
-struct Line {
-    time: String,
-    verdict: String,
+pub(crate) struct Line {
+    pub(crate) time: String,
+    pub(crate) verdict: String,
     node: String,
-    direction: String,
-    from: End,
-    to: End,
+    pub(crate) direction: String,
+    pub(crate) from: End,
+    pub(crate) to: End,
     protocol: serde_json::Value,
     #[serde(default)]
     policies: Vec<String>,
     /// The clause of an audited policy.
     would_allow: Option<String>,
     #[serde(default)]
-    suppressed: u64,
+    pub(crate) suppressed: u64,
+    /// What follows is of allowed ones.
+    #[serde(flatten)]
+    pub(crate) allowed: allowed::Fields,
 }
 
 #[derive(Debug, Clone, Deserialize)]
-struct End {
-    pod: Option<String>,
+pub(crate) struct End {
+    pub(crate) pod: Option<String>,
     address: IpAddr,
     port: Option<u16>,
 }
 
 /// As kubectl takes it, in one unit.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "a number with its unit: 30s, 10m, 2h".to_owned();
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds = match unit {
@@ -130,6 +150,7 @@ impl Logs {
             follow: self.follow,
             since: self.since.map(|since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX)),
             tail: self.tail,
+            nodes: None,
         };
         let mut names = Names::read(self.options()).await;
         let (lines, mut told) = tokio::sync::mpsc::unbounded_channel();
@@ -142,7 +163,7 @@ impl Logs {
         let mut all = Vec::new();
         let printing = async {
             while let Some(text) = told.recv().await {
-                let Some(line) = understood(&text) else { continue };
+                let Some(line) = understood(&text).filter(|line| self.verdict.is(line)) else { continue };
                 if !self.follow {
                     all.push((line, text));
                     continue;
@@ -192,11 +213,22 @@ impl Logs {
     }
 }
 
+impl Verdict {
+    fn is(self, line: &Line) -> bool {
+        match self {
+            Verdict::All => true,
+            Verdict::Denied => line.verdict == "denied",
+            Verdict::WouldDeny => line.verdict == "would-deny",
+            Verdict::Allowed => line.verdict == "allowed",
+        }
+    }
+}
+
 /// What became of a connection: `would-deny` is one that passed, and audited policies would deny.
-const VERDICTS: [&str; 2] = ["denied", "would-deny"];
+const VERDICTS: [&str; 3] = ["denied", "would-deny", "allowed"];
 
 /// A line of JSON that tells of a connection; agents may come to write others.
-fn understood(text: &str) -> Option<Line> {
+pub(crate) fn understood(text: &str) -> Option<Line> {
     serde_json::from_str(text).ok().filter(|line: &Line| VERDICTS.contains(&line.verdict.as_str()))
 }
 
@@ -214,6 +246,14 @@ impl Line {
             Some(port) => format!("{port}/{protocol}"),
             None => protocol,
         };
+        if self.verdict == "allowed" {
+            let why = self.allowed.text(denier);
+            let (time, node, direction) = (escape(&self.time), escape(&self.node), escape(&self.direction));
+            let (verdict, rest) = (paint.verdict(true, "allowed"), paint.dim(&format!("(node {node})")));
+            return format!(
+                "{time}  {verdict}  {from} -> {to}  {port}  {direction} of {denier}, {why}  {rest}"
+            );
+        }
         let by: Vec<String> = self.policies.iter().map(|p| escape(p)).collect();
         let by = match by.as_slice() {
             [] => "policies that are gone by now".to_owned(),

@@ -223,3 +223,120 @@ fn logs_are_those_of_all_agents_with_the_names_of_now() {
     let run = weir(server.path(), &["logs", "--kubeconfig", "config", "--since", "10"]);
     assert!(run.code == Some(2) && run.err.contains("10m"), "{run:?}");
 }
+
+/// A cluster whose namespace asks for one of ten allowed connections, or for none.
+fn counted(annotation: Option<&'static str>) -> tempfile::TempDir {
+    let rules = json!([{"metadata": {"namespace": "shop", "name": "db"}, "spec": {"podSelector": {"matchLabels": {"app": "db"}},
+        "ingress": [
+            {"from": [{"podSelector": {"matchLabels": {"app": "web"}}}, {"ipBlock": {"cidr": "203.0.113.0/24"}}],
+                "ports": [{"port": 5432}, {"port": 80}]},
+            {"from": [{"podSelector": {"matchLabels": {"app": "web"}}}], "ports": [{"port": 80}]}]}}]);
+    let line = |time: &str, verdict: &str, direction: &str, more: &str| {
+        let web = r#"{"address":"10.0.0.1","port":4000}"#;
+        let db = r#"{"pod":"shop/db","address":"10.0.0.2","port":5432}"#;
+        let (from, to) = if direction == "egress" { (db, web) } else { (web, db) };
+        format!(
+            r#"{{"time":"2026-11-21T18:{time}.000Z","verdict":"{verdict}","node":"n1","direction":"{direction}","from":{from},"to":{to},"protocol":"TCP",{more}}}"#
+        )
+    };
+    let clause = |rule: u32, peer: u32, port: u32, n: u32, sampled: u32| {
+        format!(
+            r#""isolated":true,"clause":{{"policy":"shop/db","direction":"ingress","rule":{rule},"peer":{peer},"port":{port}}},"connections":{n},"sampled":{sampled}"#
+        )
+    };
+    let text = [
+        "2026-11-21T18:00:00.5Z  INFO weir_agent: ready".to_owned(),
+        line("01:00", "allowed", "ingress", &clause(0, 0, 0, 1, 10)),
+        line("01:10", "allowed", "ingress", &clause(0, 0, 0, 4, 10)),
+        line("02:00", "allowed", "ingress", &clause(0, 1, 1, 3, 1)),
+        // of a rule that is gone
+        line("03:00", "allowed", "ingress", &clause(7, 0, 0, 2, 1)),
+        line("04:00", "allowed", "egress", r#""isolated":false,"connections":1,"sampled":10,"others":true"#),
+        line("05:00", "denied", "ingress", r#""policies":["shop/db"],"suppressed":6"#),
+    ]
+    .join("\n");
+    server(Arc::new(move |path| match path.split('?').next().unwrap_or_default() {
+        "/api/v1/namespaces/weir-system/pods" => list(json!([pod("weir-system", "agent-1", "10.9.0.1")])),
+        "/api/v1/namespaces/weir-system/pods/agent-1/log" => (200, Value::String(text.clone() + "\n")),
+        "/api/v1/pods" => list(json!([pod("shop", "web", "10.0.0.1"), pod("shop", "db", "10.0.0.2")])),
+        "/api/v1/namespaces" => {
+            let own = annotation.map_or(json!({}), |value| json!({"weir.dev/log-allowed": value}));
+            list(json!([{"metadata": {"name": "shop", "annotations": own}}]))
+        }
+        "/apis/networking.k8s.io/v1/networkpolicies" => list(rules.clone()),
+        _ => (404, json!({"kind": "Status", "status": "Failure", "message": "not found", "code": 404})),
+    }))
+}
+
+#[test]
+fn allowed_connections_are_shown_with_their_clause() {
+    let server = counted(Some("1/10"));
+    let run = weir(server.path(), &["logs", "--kubeconfig", "config", "--verdict", "allowed"]);
+    let expected = "\
+2026-11-21T18:01:00.000Z  allowed  shop/web -> shop/db  5432/TCP  ingress of shop/db, by shop/db ingress[0].from[0] ports[0], about 10 connections (one of 10 is told)  (node n1)
+2026-11-21T18:01:10.000Z  allowed  shop/web -> shop/db  5432/TCP  ingress of shop/db, by shop/db ingress[0].from[0] ports[0], about 40 connections (one of 10 is told)  (node n1)
+2026-11-21T18:02:00.000Z  allowed  shop/web -> shop/db  5432/TCP  ingress of shop/db, by shop/db ingress[0].from[1] ports[1], 3 connections  (node n1)
+2026-11-21T18:03:00.000Z  allowed  shop/web -> shop/db  5432/TCP  ingress of shop/db, by shop/db ingress[7].from[0] ports[0], 2 connections  (node n1)
+2026-11-21T18:04:00.000Z  allowed  shop/db -> shop/web  4000/TCP  egress of shop/db, no policy isolates shop/db, of several peers, about 10 connections (one of 10 is told)  (node n1)
+";
+    assert_eq!((run.code, run.out.as_str()), (Some(0), expected), "{run:?}");
+    let count = |verdict: &[&str]| {
+        weir(server.path(), &[&["logs", "--kubeconfig", "config"], verdict].concat()).out.lines().count()
+    };
+    assert_eq!([count(&["--verdict", "denied"]), count(&[]), count(&["--verdict", "all"])], [1, 6, 6]);
+}
+
+#[test]
+fn counters_say_which_clause_let_how_many_connections_pass() {
+    let server = counted(Some("1/10"));
+    let ask = |more: &[&str]| {
+        weir(
+            server.path(),
+            &[&["explain", "pod", "db", "--counters", "--kubeconfig", "config"], more].concat(),
+        )
+    };
+    let run = ask(&[]);
+    let expected = "\
+pod shop/db
+  the log of n1 begins at 2026-11-21T18:00:00Z
+  namespace shop asks for one of 10 allowed connections; ~ is an estimate
+
+ingress
+        ~50  2026-11-21T18:01:10Z  shop/db  spec.ingress[0].from[0] ports[0]  pods with app=web in namespace shop, 5432/TCP
+      never                        shop/db  spec.ingress[0].from[1] ports[0]  addresses 203.0.113.0/24, 5432/TCP
+      never                        shop/db  spec.ingress[0].from[0] ports[1]  pods with app=web in namespace shop, 80/TCP
+          3  2026-11-21T18:02:00Z  shop/db  spec.ingress[0].from[1] ports[1]  addresses 203.0.113.0/24, 80/TCP
+      never                        shop/db  spec.ingress[1].from[0] ports[0]  pods with app=web in namespace shop, 80/TCP
+                                   the first match counts, and shop/db spec.ingress[0] from[0] ports[1] comes before it
+          2  2026-11-21T18:03:00Z  by clauses that are gone, or too many to tell apart
+          7  2026-11-21T18:05:00Z  denied (packets)
+
+egress
+        ~10  2026-11-21T18:04:00Z  no policy isolated it
+";
+    assert_eq!((run.code, run.out.as_str(), run.err.as_str()), (Some(0), expected, ""), "{run:?}");
+
+    let answer = ask(&["-o", "json", "--since", "2h"]).json();
+    let counters = &answer["subjects"][0]["counters"];
+    assert_eq!((&counters["withinSeconds"], &counters["logAllowed"]), (&json!(7200), &json!(10)));
+    assert_eq!(counters["logSince"], json!({"n1": "2026-11-21T18:00:00.5Z"}));
+    let clauses = counters["ingress"]["clauses"].as_array().expect("clauses");
+    let first = json!({"policy": "shop/db", "path": "spec.ingress[0].from[0]", "portPath": "spec.ingress[0].ports[0]",
+        "text": "pods with app=web in namespace shop, 5432/TCP", "connections": 50, "estimated": true,
+        "lastSeen": "2026-11-21T18:01:10.000Z", "coveredBy": null});
+    assert_eq!((clauses.len(), &clauses[0]), (5, &first));
+    assert_eq!(counters["ingress"]["denied"]["connections"], 7);
+    // without the flag there are none
+    let plain = weir(server.path(), &["explain", "pod", "db", "--kubeconfig", "config", "-o", "json"]).json();
+    assert!(plain["subjects"][0].get("counters").is_none(), "{plain}");
+
+    // of a namespace that does not ask, what to do; of a cluster without agents, and of files, why there are none
+    let run = weir(counted(None).path(), &["explain", "pod", "db", "--counters", "--kubeconfig", "config"]);
+    assert!(run.out.contains("kubectl annotate namespace shop weir.dev/log-allowed=true "), "{run:?}");
+    let run = ask(&["--weir-namespace", "elsewhere"]);
+    assert!(run.code == Some(2) && run.err.contains("--weir-namespace"), "{run:?}");
+    let run = weir(server.path(), &["explain", "pod", "db", "--counters", "-f", "."]);
+    assert!(run.code == Some(2) && run.err.contains("leave out -f"), "{run:?}");
+    let run = ask(&["-o", "dot"]);
+    assert!(run.code == Some(2) && run.err.contains("-o json"), "{run:?}");
+}

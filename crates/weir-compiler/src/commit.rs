@@ -154,7 +154,8 @@ impl Compiler {
             return None;
         }
         let profile = self.population.class_state(class).profile.expect("classes have profiles by now");
-        Some(Placed { node, profile, addresses: state.owned.clone() })
+        let log_allowed = self.population.log_allowed(class);
+        Some(Placed { node, profile, log_allowed, addresses: state.owned.clone() })
     }
 
     /// Policies that went, came or changed: to the nodes that have their subjects so far. Who gets a subject

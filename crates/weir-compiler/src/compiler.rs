@@ -110,6 +110,7 @@ impl Compiler {
             addresses: placed.addresses.to_vec(),
             profile: profile.id,
             ports: profile.ports.clone(),
+            log_allowed: placed.log_allowed,
         };
         Change::Pod(self.population.pod_state(pod).key.clone(), state)
     }

@@ -62,6 +62,9 @@ pub struct Namespace {
     pub labels: Labels,
     /// `metadata.deletionTimestamp` is set (N32, N79).
     pub terminating: bool,
+    /// The annotation `weir.dev/log-allowed`: which new connections of its pods that policies allow are told of.
+    /// 0: none, 1: all, N: one of N.
+    pub log_allowed: u32,
 }
 
 /// A pod, as far as policy is concerned.

@@ -257,6 +257,8 @@ pub struct SlicePod {
     pub profile: ProfileId,
     /// Its named ports, sorted.
     pub ports: Arc<[NamedPort]>,
+    /// Which of its new connections that policies allow are told of: none (0), all (1), or one of so many.
+    pub log_allowed: u32,
 }
 
 /// One change of a slice.

@@ -94,7 +94,7 @@ fn policy(key: &str, spec: Value) -> Event {
 
 fn namespace(what: &str) -> Namespace {
     let mut words = what.split_whitespace();
-    Namespace { name: words.next().unwrap().into(), labels: labels(words), terminating: false }
+    Namespace { name: words.next().unwrap().into(), labels: labels(words), ..Namespace::default() }
 }
 
 /// `80` is TCP, `53/UDP`, `icmp`.

@@ -29,6 +29,7 @@ mod rules;
 mod rulesets;
 mod stages;
 mod text;
+mod told;
 
 pub use bridge::{Port, Ports};
 pub use change::{difference, differences, rebuilt};

@@ -224,6 +224,8 @@ pub enum MetaKey {
     NfProto,
     /// 16: transport protocol, one byte.
     L4Proto,
+    /// 24: four random bytes, others each time.
+    Random,
 }
 
 /// `enum nft_payload_bases`
@@ -242,6 +244,8 @@ pub enum PayloadBase {
 pub enum CtKey {
     /// 0: a bit mask: 1 invalid, 2 established, 4 related, 8 new, 64 untracked; 4 bytes, host's byte order.
     State,
+    /// 2: what has happened to the entry, a bit mask (8: confirmed); 4 bytes, host's byte order.
+    Status,
     /// 3: the mark, 4 bytes, host's byte order.
     Mark,
 }

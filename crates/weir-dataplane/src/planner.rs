@@ -21,6 +21,7 @@ use crate::peers::{PeerSets, address_key};
 use crate::ports::port_sets;
 use crate::rules::{ESTABLISHED, End, IpFamily, Match, RELATED, decl};
 use crate::rulesets::{Costs, Layout, chain_name, closed, layout};
+use crate::told::{self, Told};
 
 /// The name of Weir's table.
 pub const TABLE: &str = "weir";
@@ -91,7 +92,7 @@ pub struct Settings {
     pub revoked_mark: Option<NonZeroU32>,
     /// Isolated pods drop TCP that is new without SYN (U27).
     pub drop_mid_stream: bool,
-    /// What policies deny is told to NFLOG.
+    /// What policies deny is told to NFLOG and, where a namespace asks for it, what they allow.
     pub log_denials: Option<DenialLog>,
     /// Nothing is denied: what would be is told. All that drops packets for other reasons is off.
     pub audit: bool,
@@ -173,6 +174,8 @@ pub struct Planner {
     /// passed from one to the other and its route has not: the last pod's is in the table.
     claims: BTreeMap<At, BTreeSet<ObjectKey>>,
     pods_of: BTreeMap<ProfileId, BTreeSet<ObjectKey>>,
+    /// The chains that tell of allowed connections.
+    told: Told,
 }
 
 impl Default for Planner {
@@ -215,6 +218,7 @@ impl Planner {
             dispatch: BTreeMap::new(),
             claims: BTreeMap::new(),
             pods_of: BTreeMap::new(),
+            told: Told::default(),
         }
     }
 
@@ -350,8 +354,13 @@ impl Planner {
 
     /// The kernel refuses a chain, set or map of this name: the rulesets that it is part of drop
     /// everything until [`reopen`](Planner::reopen), so that all others can be in force. Returns the
-    /// policies concerned; none: it is of no ruleset, or of one that is closed already.
+    /// policies concerned; none: it is of no ruleset, or of one that is closed already. If it is a chain that tells
+    /// of allowed connections, nothing is told of them until then.
     pub fn close(&mut self, name: &str) -> BTreeSet<ObjectKey> {
+        if told::parts(name).is_some() {
+            self.tell_allowed(false);
+            return BTreeSet::new();
+        }
         let of = |(_, layout): &(&RulesetId, &Layout)| layout.has(&self.slice, name);
         let refused = self.layouts.iter().filter(of).map(|(id, _)| *id);
         let refused: Vec<RulesetId> = refused.filter(|id| !self.closed.contains(id)).collect();
@@ -370,7 +379,15 @@ impl Planner {
     pub fn reopen(&mut self) -> bool {
         let closed = std::mem::take(&mut self.closed);
         closed.iter().for_each(|id| self.put_ruleset(*id));
+        self.tell_allowed(true);
         !closed.is_empty()
+    }
+
+    fn tell_allowed(&mut self, tell: bool) {
+        if std::mem::replace(&mut self.told.quiet, !tell) == tell {
+            let concerned = self.slice.pods.iter().filter(|(_, pod)| pod.log_allowed > 0);
+            self.dispatch(concerned.map(|(key, _)| key.clone()).collect());
+        }
     }
 
     /// Peer sets and port sets are in the table for as long as a ruleset's chains name them.
@@ -432,7 +449,8 @@ impl Planner {
     fn dispatch(&mut self, pods: BTreeSet<ObjectKey>) {
         let mut places = BTreeSet::new();
         for key in pods {
-            for at in self.dispatch.remove(&key).unwrap_or_default().into_keys() {
+            for (at, element) in self.dispatch.remove(&key).unwrap_or_default() {
+                self.told.release(&element, &mut self.edited);
                 let claims = self.claims.get_mut(&at).expect("what a pod has, it claims");
                 claims.remove(&key);
                 if claims.is_empty() {
@@ -447,7 +465,8 @@ impl Planner {
                     now.extend(guard::elements(&key, pod, &self.attachments));
                 }
             }
-            for at in now.keys() {
+            for (at, element) in &now {
+                self.told.retain(element, self.settings.log_denials.as_ref(), &mut self.edited);
                 self.claims.entry(at.clone()).or_default().insert(key.clone());
                 places.insert(at.clone());
             }
@@ -479,8 +498,13 @@ impl Planner {
         let mut elements = BTreeMap::new();
         let profile = &self.slice.profiles[&pod.profile];
         let comment = Some(comment(&key.to_string()));
+        let mut isolated = false;
+        let tells = self.settings.log_denials.is_some() && !self.told.quiet;
+        let log_allowed = if tells { pod.log_allowed } else { 0 };
         for direction in Direction::BOTH {
-            let Some(chain) = self.chain_of(profile, direction) else { continue };
+            let chain = self.chain_of(profile, direction);
+            isolated |= chain.is_some();
+            let Some(chain) = told::way(chain, direction, log_allowed) else { continue };
             let verdict = Verdict::Jump(chain);
             for address in &pod.addresses {
                 let at = match self.attachments.get(address) {
@@ -496,7 +520,7 @@ impl Planner {
                 elements.insert(at, Element { last: None, data, comment: comment.clone() });
             }
         }
-        if elements.is_empty() {
+        if !isolated {
             return elements;
         }
         // U3: through a Service, a pod may reach itself

@@ -62,6 +62,8 @@ pub(crate) const INVALID: u32 = 1;
 pub(crate) const ESTABLISHED: u32 = 2;
 pub(crate) const RELATED: u32 = 4;
 pub(crate) const NEW: u32 = 8;
+/// Of `ct status`: some packet of the connection got through.
+pub(crate) const CONFIRMED: u32 = 8;
 
 const TCP: u8 = 6;
 /// FIN, SYN, RST and ACK, and of them what the first packet of a connection has.
@@ -76,6 +78,27 @@ impl Match {
         self.0.push(Expr::Limit { per_second: log.per_second, burst: log.burst });
         self.0.push(Expr::Log { group: log.group, prefix: prefix.to_owned(), snaplen: log.snaplen });
         Rule { exprs: self.0, comment: None }
+    }
+
+    /// No packet of the connection got through so far. Not what has no connection.
+    pub(crate) fn first_of_connection(mut self) -> Self {
+        let zero = Bytes::from_slice(&[0; 4]);
+        self.0.push(Expr::Ct { key: CtKey::Status, dreg: R0 });
+        let mask = Bytes::from_slice(&CONFIRMED.to_ne_bytes());
+        self.0.push(Expr::Bitwise { sreg: R0, dreg: R0, mask, xor: zero.clone() });
+        self.cmp(&zero)
+    }
+
+    /// One of so many, by chance.
+    pub(crate) fn one_of(mut self, n: u32) -> Self {
+        if n <= 1 {
+            return self;
+        }
+        // there are 2^32 values
+        let last = u32::MAX / n - u32::from(u32::MAX % n != n - 1);
+        self.0.push(Expr::Meta { key: MetaKey::Random, dreg: R0 });
+        self.0.push(Expr::Cmp { sreg: R0, op: CmpOp::Lte, value: Bytes::from_slice(&last.to_be_bytes()) });
+        self
     }
 
     pub(crate) fn then(mut self, verdict: Verdict) -> Rule {

@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{Bytes, Element, Op, Transaction};
 use crate::peers::is_peer_set;
+use crate::told;
 
 /// Cuts transactions into batches, to be sent one after the other.
 pub fn stages(transactions: Vec<Transaction>) -> Vec<Vec<Transaction>> {
@@ -180,9 +181,9 @@ impl Known {
     }
 
     /// To a chain that is there before and after, with other rules, its own or those of one of its classes
-    /// of ports.
+    /// of ports; also by way of one that tells what that one lets pass.
     fn leads_to_rewritten(&self, element: &Element) -> bool {
-        let Some(target) = element.target() else { return false };
+        let Some(target) = element.target().map(told::decides) else { return false };
         let emptied = self.emptied.range(target.to_owned()..);
         emptied.take_while(|chain| chain.starts_with(target)).any(|chain| {
             (chain.len() == target.len() || chain[target.len()..].starts_with('_'))

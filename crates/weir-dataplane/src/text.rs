@@ -10,6 +10,7 @@ use crate::model::{
     Bytes, Chain, CmpOp, CtKey, Element, ElementData, Expr, Family, Field, Hook, HookPoint, IpsetKey,
     LookupDest, MetaKey, Op, PayloadBase, Rule, Set, SetData, SetDecl, Table, Transaction, Verdict,
 };
+use crate::rules::CONFIRMED;
 
 impl Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -237,6 +238,7 @@ fn rule_text(rule: &Rule) -> String {
                     MetaKey::OifName => ("oifname", Some(Field::IfName)),
                     MetaKey::NfProto => ("meta nfproto", None),
                     MetaKey::L4Proto => ("meta l4proto", Some(Field::Proto)),
+                    MetaKey::Random => ("meta random", None),
                 };
                 registers[usize::from(dreg.0)] = Some(Loaded::Name(name, field));
             }
@@ -264,6 +266,7 @@ fn rule_text(rule: &Rule) -> String {
             Expr::Ct { key, dreg } => {
                 let name = match key {
                     CtKey::State => "ct state",
+                    CtKey::Status => "ct status",
                     CtKey::Mark => "ct mark",
                 };
                 registers[usize::from(dreg.0)] = Some(Loaded::Name(name, Some(Field::Mark)));
@@ -366,13 +369,18 @@ fn compared(loaded: Option<&Loaded>, op: CmpOp, value: &Bytes) -> String {
     format!("{name} {op}{}", value_text(field, value))
 }
 
-/// What Weir writes: that one of the bits is set or, of TCP's flags, that not just these are.
+/// What Weir writes: that one of the bits is set, that an entry is not confirmed or, of TCP's flags, that not just
+/// these are.
 fn bits_compared(name: &str, mask: &Bytes, value: &Bytes) -> String {
     if name == "tcp flags" {
         let number = |bytes: &Bytes| bytes.first().copied().unwrap_or_default();
         return format!("{name} & {:#x} != {:#x}", number(mask), number(value));
     }
     let bits = mask.as_slice().try_into().map_or(0, u32::from_ne_bytes);
+    // not: what is new, before it is known to get through
+    if name == "ct status" && bits == CONFIRMED {
+        return format!("{name} ! confirmed");
+    }
     if name == "ct mark" {
         return format!("{name} & {bits:#010x} != 0x00000000");
     }

@@ -85,11 +85,12 @@ pub(crate) fn meta_key(key: MetaKey) -> u32 {
         MetaKey::OifName => 7,
         MetaKey::NfProto => 15,
         MetaKey::L4Proto => 16,
+        MetaKey::Random => 24,
     }
 }
 
 pub(crate) fn meta_key_of(number: u32) -> Option<MetaKey> {
-    [MetaKey::IifName, MetaKey::OifName, MetaKey::NfProto, MetaKey::L4Proto]
+    [MetaKey::IifName, MetaKey::OifName, MetaKey::NfProto, MetaKey::L4Proto, MetaKey::Random]
         .into_iter()
         .find(|&key| meta_key(key) == number)
 }
@@ -111,12 +112,13 @@ pub(crate) fn payload_base_of(number: u32) -> Option<PayloadBase> {
 pub(crate) fn ct_key(key: CtKey) -> u32 {
     match key {
         CtKey::State => 0,
+        CtKey::Status => 2,
         CtKey::Mark => 3,
     }
 }
 
 pub(crate) fn ct_key_of(number: u32) -> Option<CtKey> {
-    [CtKey::State, CtKey::Mark].into_iter().find(|&key| ct_key(key) == number)
+    [CtKey::State, CtKey::Status, CtKey::Mark].into_iter().find(|&key| ct_key(key) == number)
 }
 
 pub(crate) fn cmp_op(op: CmpOp) -> u32 {

@@ -126,13 +126,13 @@ fn pipapo_set() -> impl Strategy<Value = Set> {
 fn expr() -> impl Strategy<Value = Expr> {
     let reg = || (0u8..12).prop_map(Reg);
     let constant = || vec(any::<u8>(), 4).prop_map(|value| bytes(&value));
-    let metas = vec![MetaKey::IifName, MetaKey::OifName, MetaKey::NfProto, MetaKey::L4Proto];
+    let metas = vec![MetaKey::IifName, MetaKey::OifName, MetaKey::NfProto, MetaKey::L4Proto, MetaKey::Random];
     let bases = vec![PayloadBase::Network, PayloadBase::Transport];
     prop_oneof![
         (prop::sample::select(metas), reg()).prop_map(|(key, dreg)| Expr::Meta { key, dreg }),
         (prop::sample::select(bases), 0u32..60, 1u32..=16, reg())
             .prop_map(|(base, offset, len, dreg)| Expr::Payload { base, offset, len, dreg }),
-        (prop::sample::select(vec![CtKey::State, CtKey::Mark]), reg())
+        (prop::sample::select(vec![CtKey::State, CtKey::Status, CtKey::Mark]), reg())
             .prop_map(|(key, dreg)| Expr::Ct { key, dreg }),
         (constant(), constant()).prop_map(|(mask, xor)| Expr::Bitwise {
             sreg: Reg(0),

@@ -100,6 +100,7 @@ pub fn decode(bytes: &[u8]) -> Result<Received> {
                 addresses: pod.addresses.iter().map(|octets| address(octets)).collect::<Result<_>>()?,
                 profile: ProfileId::from_bytes(id(&pod.profile)?),
                 ports: pod.ports.into_iter().map(named_port).collect::<Result<Vec<_>>>()?.into(),
+                log_allowed: pod.log_allowed,
             };
             Change::Pod(object_key(pod.key)?, state)
         }

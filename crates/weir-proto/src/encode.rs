@@ -78,6 +78,7 @@ pub fn change(change: &Change) -> Bytes {
             addresses: pod.addresses.iter().map(|address| octets(*address)).collect(),
             profile: pod.profile.as_bytes().to_vec(),
             ports: pod.ports.iter().map(named_port).collect(),
+            log_allowed: pod.log_allowed,
         }),
         Change::Members { .. } => panic!("members are encoded by `members`"),
         _ => return gone(&Key::of(change).expect("all others are about one thing").0),

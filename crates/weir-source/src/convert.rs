@@ -12,6 +12,7 @@ use weir_compiler::object::{
     Event, LabelSelector, Labels, NamedPort, Namespace, ObjectKey, Pod, Policy, PolicySpec, Protocol,
 };
 
+use crate::annotations;
 use crate::time::unix_seconds;
 use crate::tree::{Error, Tree, Value};
 use crate::{Id, Kind};
@@ -120,7 +121,7 @@ pub fn object(kind: Kind, tree: &Tree) -> Outcome {
         meta.namespace = "default".to_owned();
     }
     match kind {
-        Kind::Namespace => Outcome::Good(namespace(meta), Vec::new()),
+        Kind::Namespace => namespace(meta, annotations::of(tree.get("metadata"))),
         Kind::Policy => policy(meta, tree),
         Kind::Pod => {
             let id = Id { kind, key: ObjectKey::new(&meta.namespace, &meta.name) };
@@ -155,9 +156,11 @@ fn metadata_wrong(kind: Kind, tree: &Tree, error: Error) -> Outcome {
     }
 }
 
-/// A namespace.
-pub(crate) fn namespace(meta: Meta) -> Event {
-    Event::Namespace(Namespace { name: meta.name, labels: meta.labels, terminating: meta.terminating })
+/// A namespace. An annotation that cannot be read is as none.
+pub(crate) fn namespace(meta: Meta, log_allowed: Result<u32, Error>) -> Outcome {
+    let (log_allowed, notes) = log_allowed.map_or_else(|note| (0, vec![note]), |n| (n, Vec::new()));
+    let Meta { name, labels, terminating, .. } = meta;
+    Outcome::Good(Event::Namespace(Namespace { name, labels, terminating, log_allowed }), notes)
 }
 
 /// A NetworkPolicy; of the document only `spec` is looked at.

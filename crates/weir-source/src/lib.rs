@@ -29,6 +29,7 @@
 //! known before stays in force, and a [`Problem`] says so. A NetworkPolicy of which the spec cannot be
 //! understood is not left out: it closes the pods that it selects (see [`convert`]).
 
+pub mod annotations;
 pub mod backoff;
 #[cfg(feature = "cluster")]
 pub mod cluster;

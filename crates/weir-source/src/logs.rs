@@ -1,6 +1,6 @@
 //! What agents write on standard output, read through the Kubernetes API with the rights of whoever asks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::{AsyncBufReadExt, TryStreamExt};
@@ -31,6 +31,17 @@ pub struct Wanted {
     pub since: Option<i64>,
     /// So many of the last lines of each agent.
     pub tail: Option<i64>,
+    /// Of the agents of these nodes alone.
+    pub nodes: Option<BTreeSet<String>>,
+}
+
+/// Since when there is a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begin {
+    /// Of the agent of this node.
+    pub node: String,
+    /// As its first line has it; what is older is gone.
+    pub time: String,
 }
 
 /// Hands over the lines that begin like an object of JSON, in the order of each agent. With `follow` it ends with an
@@ -59,21 +70,21 @@ pub async fn read(
                 None => return Ok(()),
             },
             _ = look.tick(), if wanted.follow || known.is_empty() => {
-                let listed = api.list(&ListParams::default().labels(AGENTS)).await;
-                let failed = |error: kube::Error| Error::Failed {
-                    resource: format!("pods of Weir's agents in namespace {}", wanted.namespace),
-                    reason: chain(&error),
-                };
-                let pods = match listed {
-                    Ok(pods) => pods.items,
-                    Err(error) if known.is_empty() => return Err(failed(error)),
+                let names: BTreeSet<String> = match agents(&api, wanted).await {
+                    Ok(agents) => agents.into_keys().collect(),
+                    Err(error) if known.is_empty() => return Err(error),
                     Err(_) => continue,
                 };
-                let names: BTreeSet<String> = pods.into_iter().filter_map(|pod| pod.metadata.name).collect();
                 if names.is_empty() && known.is_empty() {
                     return Err(Error::Failed {
                         resource: format!("the logs of Weir's agents in namespace {}", wanted.namespace),
-                        reason: "there is none".to_owned(),
+                        reason: match &wanted.nodes {
+                            Some(nodes) => {
+                                let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+                                format!("there is none on {}", nodes.join(", "))
+                            }
+                            None => "there is none".to_owned(),
+                        },
                     });
                 }
                 // of one that is new, everything is
@@ -96,6 +107,46 @@ pub async fn read(
 enum Said {
     Line(String),
     Problem(String),
+}
+
+/// Since when there are logs of the agents that are wanted; of one that has none, nothing.
+///
+/// # Errors
+/// As [`read`].
+pub async fn begins(options: Options, wanted: &Wanted) -> Result<Vec<Begin>, Error> {
+    let api: Api<Pod> =
+        Api::namespaced(cluster::client(cluster::configure(options).await?)?, &wanted.namespace);
+    let mut begins = Vec::new();
+    for (name, node) in agents(&api, wanted).await? {
+        let head = LogParams {
+            container: Some("agent".to_owned()),
+            limit_bytes: Some(4096),
+            ..LogParams::default()
+        };
+        // whoever reads the log itself is told what is wrong with it
+        let Ok(text) = api.logs(&name, &head).await else { continue };
+        begins.extend(text.lines().find_map(time_of).map(|time| Begin { node, time: time.to_owned() }));
+    }
+    Ok(begins)
+}
+
+/// The time with which a line of an agent begins.
+fn time_of(line: &str) -> Option<&str> {
+    let text = line.strip_prefix("{\"time\":\"").unwrap_or(line);
+    let time = text.split(['"', ' ']).next()?;
+    crate::time::unix_seconds(time).map(|_| time)
+}
+
+/// Agents' pods, with their nodes.
+async fn agents(api: &Api<Pod>, wanted: &Wanted) -> Result<BTreeMap<String, String>, Error> {
+    let listed = api.list(&ListParams::default().labels(AGENTS)).await.map_err(|error| Error::Failed {
+        resource: format!("pods of Weir's agents in namespace {}", wanted.namespace),
+        reason: chain(&error),
+    })?;
+    let named =
+        |pod: Pod| Some((pod.metadata.name?, pod.spec.and_then(|spec| spec.node_name).unwrap_or_default()));
+    let all = listed.items.into_iter().filter_map(named);
+    Ok(all.filter(|(_, node)| wanted.nodes.as_ref().is_none_or(|nodes| nodes.contains(node))).collect())
 }
 
 /// The log of one agent; with `follow` until its pod is gone.
@@ -161,4 +212,18 @@ fn head(line: &str) -> &str {
 enum Failed {
     Api(kube::Error),
     Read(std::io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_begin_with_their_time() {
+        let line = "{\"time\":\"2026-11-21T18:55:01.123Z\",\"verdict\":\"denied\"}";
+        assert_eq!(time_of(line), Some("2026-11-21T18:55:01.123Z"));
+        let line = "2026-11-21T18:55:01.123456Z  INFO weir_agent::run: ready";
+        assert_eq!(time_of(line), Some("2026-11-21T18:55:01.123456Z"));
+        assert_eq!(["", "{", "weir-agent: no", "{\"time\":\"x\"}"].map(time_of), [None; 4]);
+    }
 }

@@ -177,7 +177,7 @@ mod tests {
 
     fn labelled(name: &str, label: &str) -> Event {
         let labels = [("l".to_owned(), label.to_owned())].into();
-        Event::Namespace(Namespace { name: name.into(), labels, terminating: false })
+        Event::Namespace(Namespace { name: name.into(), labels, ..Namespace::default() })
     }
 
     fn good(event: Event) -> Outcome {

@@ -1,6 +1,7 @@
 //! A denial as people and programs read it; docs/denied-connections.md has the fields.
 
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -29,9 +30,9 @@ struct Line<'a> {
 }
 
 #[derive(Serialize)]
-struct End {
+pub(super) struct End {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pod: Option<String>,
+    pub(super) pod: Option<String>,
     address: IpAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
     port: Option<u16>,
@@ -39,7 +40,7 @@ struct End {
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Protocol {
+pub(super) enum Protocol {
     Name(&'static str),
     Number(u8),
 }
@@ -56,30 +57,17 @@ pub(super) fn line(node: &str, denial: &Denial, slice: &NodeSlice) -> (String, b
     let policies = denying.map(|(_, pod)| denying_policies(slice, pod, *direction)).unwrap_or_default();
     let would_allow = denying.and_then(|(key, _)| would_allow(slice, key, *direction, flow));
     let allowed = would_allow.is_some();
-    let end = |address: IpAddr, port: Option<u16>| {
-        let pod = pods(slice, address).next().map(|(key, _)| key.to_string());
-        End { pod, address, port }
-    };
-    let time = OffsetDateTime::from(*at);
-    let time = time.replace_millisecond(time.millisecond()).unwrap_or(time);
     let line = Line {
-        time: time.format(&Rfc3339).unwrap_or_default(),
+        time: time(*at),
         verdict: match verdict {
             Verdict::Denied => "denied",
             Verdict::WouldDeny => "would-deny",
         },
         node,
         direction: direction.as_str(),
-        from: end(flow.source, flow.ports.map(|(source, _)| source)),
-        to: end(flow.destination, flow.ports.map(|(_, destination)| destination)),
-        protocol: match flow.protocol {
-            1 => Protocol::Name("ICMP"),
-            6 => Protocol::Name("TCP"),
-            17 => Protocol::Name("UDP"),
-            58 => Protocol::Name("ICMPv6"),
-            132 => Protocol::Name("SCTP"),
-            number => Protocol::Number(number),
-        },
+        from: end(slice, flow.source, flow.ports.map(|(source, _)| source)),
+        to: end(slice, flow.destination, flow.ports.map(|(_, destination)| destination)),
+        protocol: protocol(flow.protocol),
         policies,
         would_allow,
         suppressed: *suppressed,
@@ -89,8 +77,31 @@ pub(super) fn line(node: &str, denial: &Denial, slice: &NodeSlice) -> (String, b
     (text, allowed)
 }
 
+/// UTC, milliseconds.
+pub(super) fn time(at: SystemTime) -> String {
+    let time = OffsetDateTime::from(at);
+    let time = time.replace_millisecond(time.millisecond()).unwrap_or(time);
+    time.format(&Rfc3339).unwrap_or_default()
+}
+
+pub(super) fn end(slice: &NodeSlice, address: IpAddr, port: Option<u16>) -> End {
+    let pod = pods(slice, address).next().map(|(key, _)| key.to_string());
+    End { pod, address, port }
+}
+
+pub(super) fn protocol(number: u8) -> Protocol {
+    match number {
+        1 => Protocol::Name("ICMP"),
+        6 => Protocol::Name("TCP"),
+        17 => Protocol::Name("UDP"),
+        58 => Protocol::Name("ICMPv6"),
+        132 => Protocol::Name("SCTP"),
+        number => Protocol::Number(number),
+    }
+}
+
 /// The pods of this node that have an address.
-fn pods(slice: &NodeSlice, address: IpAddr) -> impl Iterator<Item = (&ObjectKey, &SlicePod)> {
+pub(super) fn pods(slice: &NodeSlice, address: IpAddr) -> impl Iterator<Item = (&ObjectKey, &SlicePod)> {
     slice.pods.iter().filter(move |(_, pod)| pod.addresses.contains(&address))
 }
 

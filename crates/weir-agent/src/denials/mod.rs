@@ -9,11 +9,15 @@
 //!                                        write   a thread: standard output, however slow its reader is
 //! ```
 //!
+//! What policies allow goes the same way where a namespace asks for it, and is added up (allowed, sums).
+//!
 //! Nothing here makes enforcement wait: each arrow drops what does not fit, and counts it.
 
+mod allowed;
 mod limiter;
 mod line;
 mod packet;
+mod sums;
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -28,6 +32,7 @@ use weir_dataplane::DenialLog;
 use weir_nft::nflog::Nflog;
 
 use crate::metrics::Metrics;
+use allowed::{Allowed, Book};
 use limiter::Limiter;
 use packet::Flow;
 
@@ -69,10 +74,19 @@ pub(crate) struct Denial {
     suppressed: u64,
 }
 
+/// What there is to tell next.
+#[derive(Debug)]
+pub(crate) enum Next {
+    Denied(Denial),
+    /// `None`: how many there were since the last line.
+    Allowed(Option<Allowed>),
+}
+
 /// Where denials come from and go to.
 pub(crate) struct Denials {
     node: String,
     denials: mpsc::Receiver<Denial>,
+    allowed: Book,
     lines: SyncSender<String>,
     metrics: Metrics,
     end: Arc<AtomicBool>,
@@ -92,25 +106,31 @@ impl Denials {
         let (found, denials) = mpsc::channel(QUEUE);
         let (lines, to_write) = sync_channel(QUEUE);
         let end = Arc::new(AtomicBool::new(false));
-        let watcher = Watcher { options, found, metrics: metrics.clone(), end: Arc::clone(&end) };
+        let (found_allowed, allowed) = Book::new();
+        let watcher =
+            Watcher { options, found, found_allowed, metrics: metrics.clone(), end: Arc::clone(&end) };
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         thread("denials").spawn(move || watcher.run())?;
         thread("denials-out").spawn(move || write(&to_write, out))?;
-        Ok(Denials { node: node.to_owned(), denials, lines, metrics, end })
+        Ok(Denials { node: node.to_owned(), denials, allowed, lines, metrics, end })
     }
 
     /// The next one.
-    pub(crate) async fn next(&mut self) -> Denial {
-        match self.denials.recv().await {
-            Some(denial) => denial,
-            // the thread has ended, with the agent
-            None => std::future::pending().await,
+    pub(crate) async fn next(&mut self) -> Next {
+        tokio::select! {
+            Some(denial) = self.denials.recv() => Next::Denied(denial),
+            allowed = self.allowed.next() => Next::Allowed(allowed),
         }
     }
 
     /// Tells it, and what else has come, by the names of now.
-    pub(crate) fn tell(&mut self, denial: Denial, slice: &NodeSlice) {
-        let mut next = Some(denial);
+    pub(crate) fn tell(&mut self, next: Next, slice: &NodeSlice) {
+        let mut next = match next {
+            Next::Denied(denial) => Some(denial),
+            Next::Allowed(allowed) => {
+                return self.allowed.tell(allowed, slice, &self.node, &self.lines, &self.metrics);
+            }
+        };
         for _ in 0..QUEUE {
             let Some(denial) = next else { break };
             let (line, would_allow) = line::line(&self.node, &denial, slice);
@@ -133,6 +153,7 @@ impl Drop for Denials {
 struct Watcher {
     options: Options,
     found: mpsc::Sender<Denial>,
+    found_allowed: mpsc::Sender<Allowed>,
     metrics: Metrics,
     end: Arc<AtomicBool>,
 }
@@ -171,6 +192,14 @@ impl Watcher {
             }
             let now = Instant::now();
             let lost = nflog.drain(AT_ONCE, |packet| {
+                if let Some((direction, one_of)) = allowed::read(packet.prefix) {
+                    let Some(flow) = Flow::read(packet.head) else { return };
+                    let allowed = Allowed { at: SystemTime::now(), direction, one_of, flow };
+                    if self.found_allowed.try_send(allowed).is_err() {
+                        self.metrics.allowed_lost.inc();
+                    }
+                    return;
+                }
                 // another socket's, or another program's rule
                 let Some((verdict, direction)) = told_by(packet.prefix) else { return };
                 let Some(flow) = Flow::read(packet.head) else { return };
@@ -201,11 +230,19 @@ fn told_by(prefix: &str) -> Option<(Verdict, Direction)> {
     Some((verdict, direction))
 }
 
-/// The end that policies deny it for.
+/// The end whose policies decide.
 fn pod(direction: Direction, flow: &Flow) -> IpAddr {
     match direction {
         Direction::Egress => flow.source,
         Direction::Ingress => flow.destination,
+    }
+}
+
+/// The other end.
+fn other(direction: Direction, flow: &Flow) -> IpAddr {
+    match direction {
+        Direction::Egress => flow.destination,
+        Direction::Ingress => flow.source,
     }
 }
 

@@ -33,7 +33,9 @@ fn a_reader_that_is_stuck_makes_nobody_wait() {
     let stuck = Stuck(Arc::clone(&free));
     let writer = std::thread::spawn(move || write(&to_write, stuck));
     let end = Arc::default();
-    let mut denials = Denials { node: "n".to_owned(), denials, lines, metrics: metrics.clone(), end };
+    let allowed = Book::new().1;
+    let mut denials =
+        Denials { node: "n".to_owned(), denials, allowed, lines, metrics: metrics.clone(), end };
     let flow = Flow {
         source: [10, 0, 0, 1].into(),
         destination: [10, 0, 0, 2].into(),
@@ -49,7 +51,7 @@ fn a_reader_that_is_stuck_makes_nobody_wait() {
     };
     let most = 4 * QUEUE;
     for _ in 0..most {
-        denials.tell(denial.clone(), &NodeSlice::default());
+        denials.tell(Next::Denied(denial.clone()), &NodeSlice::default());
     }
     let (logged, lost) = (metrics.denials_logged.get(), metrics.denials_lost.get());
     assert_eq!(logged + lost, most as u64);

@@ -6,10 +6,12 @@
 //!             report   pods that no policy tells apart, with
 //!               ├─ rules   what all their policies allow together, and where each of it comes from
 //!               ├─ who is in each peer at present, what bypasses policies, whether the node enforces
+//!               ├─ counters   on request: which clause let how many connections pass, from the agents' logs
 //!               v
 //!             text, JSON, YAML;  draw: dot, mermaid;  nft: the kernel's rules for it
 //! ```
 
+mod counters;
 mod draw;
 mod nft;
 mod report;
@@ -44,6 +46,7 @@ Examples:
   weir explain deploy/web -n shop --members
   weir explain sts shop/db -f manifests/ -o json
   weir explain pod/db-0 -n shop -o nft                   # what the kernel is told of it
+  weir explain pod shop/db-0 --counters --since 1h       # which clause let how many connections pass
   weir explain pod shop/db-0 -o dot | dot -Tsvg > db.svg
 
 The fields of -o json are in docs/cli.md.")]
@@ -59,6 +62,8 @@ pub(crate) struct Explain {
     /// What the nodes' agents were told of pods that call their own node (weir-agent has the same flag)
     #[arg(long, value_name = "enforce|allow", default_value_t)]
     pod_to_own_node: PodToOwnNode,
+    #[command(flatten)]
+    counters: counters::Counters,
     /// What to print [default: text]
     #[arg(short, long, value_enum)]
     output: Option<Output>,
@@ -86,6 +91,7 @@ impl Explain {
     /// # Errors
     /// There is no answer: names or files are wrong.
     pub(crate) fn run(&self) -> Result<ExitCode> {
+        self.counters.check(&self.input, self.output)?;
         let wanted = Wanted { workloads: false, services: false, nodes: true };
         // nothing is freed before the end: that takes as long as reading
         let mut cluster = ManuallyDrop::new(self.input.load_without_policies(wanted)?);
@@ -103,8 +109,12 @@ impl Explain {
         let namespaces = ends::resolve(&cluster, &name, None)?.namespaces();
         cluster.enforce(|namespace| namespaces.contains(namespace));
         let party = ends::resolve(&cluster, &name, None)?;
-        let report = report::report(&cluster, &party, self.members);
+        let mut report = report::report(&cluster, &party, self.members);
+        self.counters.add_to(&mut report, &cluster, &self.input)?;
         let out = match self.output {
+            None | Some(Output::Wide) if self.counters.wanted() => {
+                counters::text(&report, Paint::for_stdout())
+            }
             None => text::text(&report, text::Style { wide: false, paint: Paint::for_stdout() }),
             Some(Output::Wide) => text::text(&report, text::Style { wide: true, paint: Paint::for_stdout() }),
             Some(Output::Json) => escape_json(&serde_json::to_string_pretty(&report)?) + "\n",

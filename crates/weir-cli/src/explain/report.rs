@@ -9,6 +9,7 @@ use weir_compiler::selector::{Requirement, Selector};
 use weir_compiler::slice::Direction;
 use weir_compiler::verdict::ClauseRef;
 
+use super::counters::Counted;
 use super::rules::{self, Allowed, Peer, Ports};
 use crate::cluster::{Cluster, PodState};
 use crate::ends::Party;
@@ -39,6 +40,9 @@ pub(crate) struct Subject {
     pub(crate) bypasses: Vec<Bypass>,
     pub(crate) enforcement: Vec<Enforcement>,
     pub(crate) warnings: Vec<String>,
+    /// If they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) counters: Option<Counted>,
 }
 
 #[derive(Debug, Serialize)]
@@ -211,6 +215,7 @@ fn subject(cluster: &Cluster, pods: &[&PodState], members: bool) -> Subject {
         egress,
         enforcement,
         warnings,
+        counters: None,
     }
 }
 

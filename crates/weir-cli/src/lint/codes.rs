@@ -72,6 +72,7 @@ codes! {
     WEIR111 Info "a rule that adds nothing"
     WEIR112 Info "a policy that adds nothing"
     WEIR113 Info "a policy that is audited, not enforced"
+    WEIR114 Warning "an annotation of Weir's that says nothing"
     WEIR201 Warning "a policy that selects no pod"
     WEIR202 Warning "a peer that no pod matches"
     WEIR203 Warning "a namespaceSelector that no namespace matches"

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use anyhow::Result;
 use weir_compiler::cidr::{Cidr, CidrSet};
 use weir_source::inventory::live::Wanted;
-use weir_source::{Kind, Problem};
+use weir_source::{Kind, Problem, annotations};
 
 use super::checks::World;
-use super::codes::{WEIR001, WEIR002};
+use super::codes::{WEIR001, WEIR002, WEIR114};
 use super::finding::Finding;
 use super::inventory::{Facts, Inventory};
 use super::source::{Sources, YamlPath};
@@ -87,13 +87,20 @@ impl Input {
                 Some(id) => format!("{id}: {}", problem.reason),
                 None => problem.reason.clone(),
             };
+            let annotation = problem.reason.contains(annotations::LOG_ALLOWED);
             let help = if twice {
                 "remove one of them"
+            } else if annotation {
+                "write \"true\" for each new connection, or \"1/100\" for one of a hundred"
             } else {
                 "correct it; kubectl apply --dry-run=server shows what an API server makes of it"
             };
             Finding {
-                code: if twice { &WEIR002 } else { &WEIR001 },
+                code: match (twice, annotation) {
+                    (true, _) => &WEIR002,
+                    (_, true) => &WEIR114,
+                    _ => &WEIR001,
+                },
                 policy: policy.map(|id| id.key.clone()),
                 path: YamlPath::default(),
                 span: problem.place.clone().map(|place| self.sources.whole(place)),

@@ -177,7 +177,7 @@ impl World {
             Event::Namespace(Namespace {
                 name: name.into(),
                 labels: [("a".to_owned(), a.to_owned())].into(),
-                terminating: false,
+                ..Namespace::default()
             })
         };
         compiler.apply([namespace("m", "x"), namespace("n", "y")]);

@@ -64,6 +64,8 @@ struct Namespace {
     name: String,
     labels: Labels,
     terminating: bool,
+    /// As [`crate::object::Namespace`] has it.
+    log_allowed: u32,
     /// There is an object for it; otherwise only its pods tell of it.
     exists: bool,
     selectors: SmallVec<[u32; 4]>,
@@ -160,6 +162,7 @@ struct Rank {
 pub(crate) struct Placed {
     pub(crate) node: u32,
     pub(crate) profile: u32,
+    pub(crate) log_allowed: u32,
     pub(crate) addresses: Addresses,
 }
 

@@ -15,9 +15,19 @@ impl Population {
         let state = &mut self.namespaces[id as usize];
         state.exists = true;
         state.terminating = ns.terminating;
+        let told = std::mem::replace(&mut state.log_allowed, ns.log_allowed) != ns.log_allowed;
         if state.labels != labels {
             self.label_namespace(id, labels);
         }
+        if told {
+            let classes: Vec<u32> = self.namespaces[id as usize].classes.iter().collect();
+            classes.into_iter().for_each(|class| self.touch_pods(class));
+        }
+    }
+
+    /// Which new connections of a class' pods are told of.
+    pub(crate) fn log_allowed(&self, class: u32) -> u32 {
+        self.namespaces[self.classes[class as usize].namespace as usize].log_allowed
     }
 
     fn label_namespace(&mut self, id: u32, labels: Labels) {
@@ -89,6 +99,7 @@ impl Population {
             name,
             labels,
             terminating: false,
+            log_allowed: 0,
             exists: false,
             selectors,
             classes: PlaceSet::default(),

@@ -286,8 +286,15 @@ fn pod() -> impl Strategy<Value = Pod> {
 }
 
 fn namespace() -> impl Strategy<Value = Namespace> {
-    (prop::sample::select(&NAMESPACES[..]), labels(), prop::bool::weighted(0.2))
-        .prop_map(|(name, labels, terminating)| Namespace { name: name.into(), labels, terminating })
+    let log_allowed = prop_oneof![3 => Just(0), 1 => prop::sample::select(&[1, 2, 100][..])];
+    (prop::sample::select(&NAMESPACES[..]), labels(), prop::bool::weighted(0.2), log_allowed).prop_map(
+        |(name, labels, terminating, log_allowed)| Namespace {
+            name: name.into(),
+            labels,
+            terminating,
+            log_allowed,
+        },
+    )
 }
 
 pub fn event() -> impl Strategy<Value = Event> {

@@ -212,7 +212,8 @@ impl Random {
     }
 
     pub fn namespace(&mut self, name: &str) -> Namespace {
-        Namespace { name: name.into(), labels: self.labels(), terminating: false }
+        let log_allowed = if self.chance(70) { 0 } else { self.pick(&[1, 2, 100]) };
+        Namespace { name: name.into(), labels: self.labels(), terminating: false, log_allowed }
     }
 
     pub fn pod(&mut self) -> Pod {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use weir_compiler::object::AUDIT;
 
+use crate::annotations;
 use crate::convert::{self, Annotations, Meta, Outcome, PodSpec, PodStatus};
 use crate::tree::{Tree, Value};
 use crate::{Id, Kind};
@@ -65,7 +66,9 @@ impl Lean for Namespace {
     const RESOURCE: &'static str = "namespaces";
 
     fn convert(self) -> Outcome {
-        Outcome::Good(convert::namespace(meta(self.metadata)), Vec::new())
+        let text = self.metadata.annotations.as_ref().and_then(|all| all.get(annotations::LOG_ALLOWED));
+        let log_allowed = text.map_or(Ok(0), |text| annotations::log_allowed(text));
+        convert::namespace(meta(self.metadata), log_allowed.map_err(|message| annotations::wrong(0, message)))
     }
 }
 
@@ -143,6 +146,24 @@ mod tests {
         .expect("decodes");
         let Outcome::Good(Event::Policy(policy), _) = policy.convert() else { panic!("not good") };
         assert_eq!(policy.audit.as_deref(), Some("true"));
+    }
+
+    #[test]
+    fn of_a_namespaces_annotations_one_is_kept() {
+        let namespace = |value: &str| -> Namespace {
+            serde_json::from_value(serde_json::json!({"metadata": {"name": "n", "annotations": {
+                "weir.dev/log-allowed": value, "kubectl.kubernetes.io/last-applied-configuration": "{}"}}}))
+            .expect("decodes")
+        };
+        let Outcome::Good(Event::Namespace(read), notes) = namespace("1/100").convert() else {
+            panic!("not good")
+        };
+        assert_eq!((read.log_allowed, notes.len()), (100, 0));
+        let Outcome::Good(Event::Namespace(read), notes) = namespace("1/1").convert() else {
+            panic!("not good")
+        };
+        assert_eq!((read.log_allowed, notes.len()), (0, 1));
+        assert_eq!(notes[0].path, "metadata.annotations[weir.dev/log-allowed]");
     }
 
     #[test]

@@ -302,6 +302,33 @@ fn old_booleans_are_names_where_names_are_wanted() {
 }
 
 #[test]
+fn a_namespace_says_whether_allowed_connections_are_logged() {
+    let namespace = |value: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: n\n  annotations:\n    other: x\n    weir.dev/log-allowed: {value}\n"
+        );
+        write(dir.path(), "a.yaml", &text);
+        let loaded = read(&[dir.path().to_owned()]);
+        let [Event::Namespace(Namespace { log_allowed, .. })] = &loaded.events[..] else {
+            panic!("{loaded:?}")
+        };
+        (*log_allowed, loaded.problems.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    assert_eq!(namespace("'true'"), (1, vec![]));
+    assert_eq!(namespace("1/100"), (100, vec![]));
+    assert_eq!(namespace("~"), (0, vec![]));
+    for (value, why) in
+        [("'yes'", "\"yes\" is neither"), ("true", "in quotes"), ("[1]", "in quotes"), ("2/3", "neither")]
+    {
+        let (log_allowed, problems) = namespace(value);
+        let [problem] = &problems[..] else { panic!("{value}: {problems:?}") };
+        let place = "a.yaml:7: Namespace n: metadata.annotations[weir.dev/log-allowed]: ";
+        assert!(log_allowed == 0 && problem.contains(place) && problem.contains(why), "{problem}");
+    }
+}
+
+#[test]
 fn the_first_of_two_counts() {
     let dir = tempfile::tempdir().expect("tempdir");
     let namespace = |label: &str| {

@@ -151,7 +151,7 @@ impl Cluster {
         if labelled {
             labels.insert("team".to_owned(), "weir".to_owned());
         }
-        Event::Namespace(Namespace { name, labels, terminating: false })
+        Event::Namespace(Namespace { name, labels, ..Namespace::default() })
     }
 
     /// The pod of this number; it may be one more than there are, and is in the first namespace then.
