@@ -230,9 +230,10 @@ impl Due {
             (Reason::PoliciesEnforced, text)
         } else {
             self.isolating.clear();
+            let logged = if mode.installs() { " What they would deny is logged: `weir logs`." } else { "" };
             let text = format!(
-                "Policies are not enforced, on no node: the mode is {now} (it was {was}). `weir status` tells which \
-                 nodes have followed; mode=enforce puts policies in force again."
+                "Policies are not enforced, on no node: the mode is {now} (it was {was}).{logged} `weir status` tells \
+                 which nodes have followed; mode=enforce puts policies in force again."
             );
             (Reason::PoliciesNotEnforced, text)
         };
