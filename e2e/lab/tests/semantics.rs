@@ -61,7 +61,10 @@ fn cluster(seed: u64) -> World {
 fn manifests(world: &World) -> Vec<Value> {
     let mut all = Vec::new();
     for ns in world.namespaces.values() {
-        let metadata = json!({"name": ns.name, "labels": ns.labels});
+        let mut metadata = json!({"name": ns.name, "labels": ns.labels});
+        if ns.log_allowed > 0 {
+            metadata["annotations"] = json!({"weir.dev/log-allowed": format!("1/{}", ns.log_allowed.max(2))});
+        }
         all.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}));
     }
     for pod in world.pods.values() {
@@ -87,10 +90,14 @@ fn manifests(world: &World) -> Vec<Value> {
         written["ingress"] = ingress.collect();
         let egress = spec.egress.iter().map(|r| rule("to", &r.to, &r.ports, &r.unknown));
         written["egress"] = egress.collect();
+        let mut metadata = json!({"namespace": policy.namespace, "name": policy.name});
+        if let Some(audit) = &policy.audit {
+            metadata["annotations"] = json!({"weir.dev/audit": audit});
+        }
         all.push(json!({
             "apiVersion": "networking.k8s.io/v1",
             "kind": "NetworkPolicy",
-            "metadata": {"namespace": policy.namespace, "name": policy.name},
+            "metadata": metadata,
             "spec": with(written, &spec.unknown),
         }));
     }
