@@ -33,6 +33,8 @@ use packet::Flow;
 
 /// How many wait for the next in line.
 const QUEUE: usize = 1024;
+/// How many lines the loop makes before it looks at anything else.
+const A_TURN: usize = 64;
 /// Datagrams of the kernel's that are read before anything else is looked at.
 const AT_ONCE: usize = 64;
 /// How soon it is noticed that the agent ends.
@@ -99,17 +101,17 @@ impl Denials {
         }
     }
 
-    /// Tells it, and what else has come, by the names of now.
+    /// Tells it, and what else has come, by the names of now; not all of it at once, for others to have their turn.
     pub(crate) fn tell(&mut self, denial: Denial, slice: &NodeSlice) {
         let mut next = Some(denial);
-        for _ in 0..QUEUE {
+        for left in (0..A_TURN).rev() {
             let Some(denial) = next else { break };
             let line = line::line(&self.node, &denial, slice);
             match self.lines.try_send(line) {
                 Ok(()) => self.metrics.denials_logged.inc(),
                 Err(_) => self.metrics.denials_lost.inc(),
             };
-            next = self.denials.try_recv().ok();
+            next = if left > 0 { self.denials.try_recv().ok() } else { None };
         }
     }
 }
