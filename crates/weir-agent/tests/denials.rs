@@ -359,3 +359,59 @@ fn allowed_connections_are_told_where_a_namespace_asks_for_it() {
         told(&node)
     );
 }
+
+#[test]
+#[ignore = "needs root"]
+fn output_that_nobody_reads_holds_up_nothing() {
+    let mut node = Node::new(CLUSTER, PodLinks::Calico);
+    let controller = node.controller("127.0.0.1:0", 1, read(CLUSTER).1);
+    // full before the agent has written anything
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    fill(&mut writer);
+    node.unread = Some(writer);
+    node.start(&[controller.address], &["--log-denied", "1000"]);
+    node.ready();
+
+    let (web, shy, far) =
+        (node.bind("web", "10.244.1.2"), node.bind("shy", "10.244.1.4"), node.bind("far", "10.244.2.5"));
+    // more than all queues together
+    node.soon("lines are lost", |node| {
+        (0..500).for_each(|port| send(&shy, &format!("203.0.113.9:{}", 1000 + port)));
+        node.metric("denials_lost_total") > 0.0
+    });
+    let at = format!("10.244.1.2:{}", web.local_addr().unwrap().port());
+    let passes = || {
+        send(&far, &at);
+        web.recv(&mut [0; 16]).is_ok()
+    };
+    assert!(!passes());
+    let policies = node.metric("slice_policies");
+    let open = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: open, namespace: a},
+        spec: {podSelector: {matchLabels: {app: web}}, ingress: [{}]}}";
+    controller.apply(read(open).1);
+    node.soon("an edit is in force", |node| node.metric("slice_policies") > policies && passes());
+    node.stop();
+    drop(reader);
+}
+
+/// Writes until there is no room.
+fn fill(pipe: &mut std::io::PipeWriter) {
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    // of the description, which the agent's own copies have too: so it is only for as long as this takes
+    let set = |nonblocking: bool| {
+        let flags = nix::fcntl::OFlag::from_bits_retain(
+            nix::fcntl::fcntl(pipe.as_fd(), nix::fcntl::F_GETFL).unwrap(),
+        );
+        let mut flags = flags;
+        flags.set(nix::fcntl::OFlag::O_NONBLOCK, nonblocking);
+        nix::fcntl::fcntl(pipe.as_fd(), nix::fcntl::F_SETFL(flags)).unwrap();
+    };
+    set(true);
+    let mut written = 0;
+    while let Ok(more) = (&mut &*pipe).write(&[b'x'; 512]) {
+        written += more;
+    }
+    set(false);
+    assert!(written > 0);
+}

@@ -4,7 +4,7 @@ import { createRoot } from 'react-dom/client';
 import {
   createTheme, FieldType, getDisplayProcessor, toDataFrame, dateTime, ThemeContext, LoadingState,
 } from '@grafana/data';
-import { BigValue, GlobalStyles, PanelChrome, PanelContextProvider, TimeSeries, VizLegend } from '@grafana/ui';
+import { BigValue, GlobalStyles, PanelChrome, TimeSeries } from '@grafana/ui';
 import 'uplot/dist/uPlot.min.css';
 import data from './data.json';
 
@@ -26,7 +26,7 @@ function frames(panel) {
       fields: [
         { name: 'Time', type: FieldType.time, values: times.map((t) => t * 1000), config: { interval: data.step * 1000 } },
         { name: 'Value', type: FieldType.number, values,
-          config: { color: { mode: 'palette-classic' }, ...defaults, displayName: legend, custom: { ...defaults.custom } } },
+          config: { color: { mode: panel.type === 'stat' ? 'thresholds' : 'palette-classic' }, ...defaults, displayName: legend, custom: { ...defaults.custom } } },
       ],
     });
     for (const field of frame.fields) {
@@ -40,7 +40,7 @@ function frames(panel) {
 
 function Stat({ panel, width, height }) {
   const [frame] = frames(panel);
-  if (!frame) { return <Empty />; }
+  if (!frame) { return <Empty panel={panel} />; }
   const field = frame.fields[1];
   const known = field.values.filter((value) => value !== null);
   return (
@@ -52,14 +52,18 @@ function Stat({ panel, width, height }) {
 
 function Series({ panel, width, height }) {
   const all = frames(panel);
-  if (all.length === 0) { return <Empty />; }
+  if (all.length === 0) { return <Empty panel={panel} />; }
   return (
     <TimeSeries frames={all} structureRev={1} timeRange={range} timeZone="utc" width={width} height={height}
       legend={{ showLegend: true, calcs: [], ...panel.options.legend }} options={{}} />
   );
 }
 
-const Empty = () => <div style={{ display: 'grid', placeItems: 'center', height: '100%' }}>No data</div>;
+const Empty = ({ panel }) => (
+  <div style={{ display: 'grid', placeItems: 'center', height: '100%' }}>
+    {panel.fieldConfig?.defaults?.noValue ?? 'No data'}
+  </div>
+);
 
 function Panel({ panel }) {
   const { x, y, w, h } = panel.gridPos;

@@ -38,6 +38,8 @@ use packet::Flow;
 
 /// How many wait for the next in line.
 const QUEUE: usize = 1024;
+/// How many lines the loop makes before it looks at anything else.
+const A_TURN: usize = 64;
 /// Datagrams of the kernel's that are read before anything else is looked at.
 const AT_ONCE: usize = 64;
 /// How soon it is noticed that the agent ends.
@@ -123,7 +125,7 @@ impl Denials {
         }
     }
 
-    /// Tells it, and what else has come, by the names of now.
+    /// Tells it, and what else has come, by the names of now; not all of it at once, for others to have their turn.
     pub(crate) fn tell(&mut self, next: Next, slice: &NodeSlice) {
         let mut next = match next {
             Next::Denied(denial) => Some(denial),
@@ -131,7 +133,7 @@ impl Denials {
                 return self.allowed.tell(allowed, slice, &self.node, &self.lines, &self.metrics);
             }
         };
-        for _ in 0..QUEUE {
+        for left in (0..A_TURN).rev() {
             let Some(denial) = next else { break };
             let (line, would_allow) = line::line(&self.node, &denial, slice);
             self.metrics.audit_would_allow.inc_by(would_allow.into());
@@ -139,7 +141,7 @@ impl Denials {
                 Ok(()) => self.metrics.denials_logged.inc(),
                 Err(_) => self.metrics.denials_lost.inc(),
             };
-            next = self.denials.try_recv().ok();
+            next = if left > 0 { self.denials.try_recv().ok() } else { None };
         }
     }
 }

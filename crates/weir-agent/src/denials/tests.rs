@@ -62,6 +62,27 @@ fn a_reader_that_is_stuck_makes_nobody_wait() {
 }
 
 #[test]
+fn a_flood_leaves_turns_to_others() {
+    let (found, denials) = mpsc::channel(QUEUE);
+    let (lines, _to_write) = sync_channel(QUEUE);
+    let (metrics, end) = (Metrics::default(), Arc::default());
+    let (_allowed, book) = Book::new();
+    let node = "n".to_owned();
+    let mut denials = Denials { node, denials, allowed: book, lines, metrics: metrics.clone(), end };
+    let flow =
+        Flow { source: [10, 0, 0, 1].into(), destination: [10, 0, 0, 2].into(), protocol: 1, ports: None };
+    let (at, verdict, direction) = (SystemTime::UNIX_EPOCH, Verdict::Denied, Direction::Egress);
+    let denial = Denial { at, verdict, direction, flow, suppressed: 0 };
+    (0..A_TURN * 3).for_each(|_| found.try_send(denial.clone()).expect("room"));
+    for told in 1..=3 {
+        let next = denials.denials.try_recv().expect("one more");
+        denials.tell(Next::Denied(next), &NodeSlice::default());
+        assert_eq!(metrics.denials_logged.get(), (told * A_TURN) as u64);
+    }
+    assert!(denials.denials.is_empty());
+}
+
+#[test]
 fn a_line() {
     let flow = Flow {
         source: [10, 0, 0, 1].into(),

@@ -4,7 +4,8 @@
 #[path = "served.rs"]
 mod served;
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{PipeWriter, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -35,6 +36,8 @@ pub struct Node {
     trust: Trust,
     folder: TempDir,
     agent: Option<Child>,
+    /// Where agents write that are started from now on: a pipe that nobody reads.
+    pub unread: Option<PipeWriter>,
 }
 
 impl Node {
@@ -48,7 +51,7 @@ impl Node {
         };
         let lab = Lab::start(read(cluster).0, options).expect("the lab starts");
         lab.netns("n1").unwrap().ip(&["link set lo up".to_owned()]).unwrap();
-        Node { lab, trust: Trust::new(folder.path()), folder, agent: None }
+        Node { lab, trust: Trust::new(folder.path()), folder, agent: None, unread: None }
     }
 
     pub fn inside<T: Send>(&self, place: &str, f: impl FnOnce() -> T + Send) -> T {
@@ -77,9 +80,12 @@ impl Node {
         command.arg("--controller-ca").arg(options.ca).arg("--token-file").arg(options.token);
         let controllers: Vec<String> = controllers.iter().map(SocketAddr::to_string).collect();
         command.env("WEIR_CONTROLLER", controllers.join(",")).env("NO_COLOR", "1").env("RUST_LOG", "info");
-        let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
-        let out = std::fs::File::options().create(true).append(true).open(self.out()).unwrap();
-        command.stdin(Stdio::null()).stdout(out).stderr(log);
+        let file = |path: PathBuf| File::options().create(true).append(true).open(path).unwrap();
+        command.stdin(Stdio::null()).stdout(file(self.out())).stderr(file(self.log()));
+        if let Some(pipes) = &self.unread {
+            let end = || Stdio::from(pipes.try_clone().unwrap());
+            command.stdout(end()).stderr(end()).env("RUST_LOG", "trace");
+        }
         self.kill();
         self.agent = Some(self.inside("n1", || command.spawn().unwrap()));
     }
@@ -91,6 +97,21 @@ impl Node {
     /// What the agent wrote on standard output.
     pub fn out(&self) -> PathBuf {
         self.folder.path().join("out")
+    }
+
+    /// As kubelets do; when it has ended by itself.
+    pub fn stop(&mut self) {
+        let mut agent = self.agent.take().expect("it runs");
+        let id = nix::unistd::Pid::from_raw(agent.id().try_into().unwrap());
+        nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(40);
+        while agent.try_wait().unwrap().is_none() {
+            if Instant::now() > deadline {
+                agent.kill().unwrap();
+                panic!("it did not end");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// As a crash does.

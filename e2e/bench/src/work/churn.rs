@@ -159,13 +159,18 @@ impl World {
         let percent = |before: Cost, after: Cost| {
             (after.processor - before.processor).as_secs_f64() / took.as_secs_f64() * 100.0
         };
+        let waited = |before: Cost, after: Cost| {
+            after.waited.saturating_sub(before.waited).as_secs_f64() / took.as_secs_f64() * 100.0
+        };
         let agents = || before[1..].iter().zip(&after[1..]);
         add("weir-controller, processor", "%", percent(before[0], after[0]));
+        add("weir-controller, waited for a processor", "%", waited(before[0], after[0]));
         add("weir-controller, resident before", "MiB", before[0].resident);
         add("weir-controller, resident after", "MiB", after[0].resident);
         add("weir-controller, resident at its highest", "MiB", after[0].peak);
         let most = |of: &dyn Fn(Cost, Cost) -> f64| agents().map(|(b, a)| of(*b, *a)).fold(0.0, f64::max);
         add("weir-agent, processor, the most of them", "%", most(&|b, a| percent(b, a)));
+        add("weir-agent, waited for a processor", "%", most(&waited));
         add("weir-agent, resident before", "MiB", most(&|b, _| b.resident));
         add("weir-agent, resident after", "MiB", most(&|_, a| a.resident));
         add("weir-agent, resident at its highest", "MiB", most(&|_, a| a.peak));

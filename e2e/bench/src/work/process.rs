@@ -28,6 +28,8 @@ pub(super) struct Process {
 pub(super) struct Cost {
     /// On all cores.
     pub(super) processor: Duration,
+    /// How long its threads could have run, and had to wait: the machine was busy with something else.
+    pub(super) waited: Duration,
     /// Resident memory now, in MiB.
     pub(super) resident: f64,
     /// The most it was since [`Process::reset_peak`], in MiB.
@@ -93,7 +95,24 @@ impl Process {
             let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
             kib.map(|kib| kib / 1024.0).context("/proc/PID/status")
         };
-        Ok(Cost { processor: TICK * (ticks.0 + ticks.1), resident: mib("VmRSS:")?, peak: mib("VmHWM:")? })
+        Ok(Cost {
+            processor: TICK * (ticks.0 + ticks.1),
+            waited: self.waited()?,
+            resident: mib("VmRSS:")?,
+            peak: mib("VmHWM:")?,
+        })
+    }
+
+    /// Of the threads that it has now.
+    fn waited(&self) -> Result<Duration> {
+        let mut all = Duration::ZERO;
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            // it may have ended by now
+            let text = std::fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
+            let nanoseconds = text.split(' ').nth(1).and_then(|text| text.parse().ok());
+            all += Duration::from_nanos(nanoseconds.unwrap_or(0));
+        }
+        Ok(all)
     }
 
     /// Begins anew with the most memory.
