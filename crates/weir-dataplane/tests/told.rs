@@ -15,8 +15,8 @@ use weir_compiler::object::{
 use weir_compiler::ports::L4;
 use weir_compiler::slice::{Direction, RulesetId};
 use weir_compiler::{Compiler, Scope};
-use weir_dataplane::model::Table;
-use weir_dataplane::{Attachment, DenialLog, Planner, Settings};
+use weir_dataplane::model::{Op, Table, Transaction};
+use weir_dataplane::{Attachment, DenialLog, Planner, Settings, stages};
 use world::{NODES, addresses, batches, plain_pod};
 
 fn planner(compiler: &Compiler, node: &str, settings: Settings, own: bool) -> Planner {
@@ -173,4 +173,35 @@ fn what_the_kernel_refuses_to_tell_closes_nobody() {
     assert!(["10.0.0.1", "10.0.0.2"].iter().all(|to| passes(planner.table(), "forward", &packet(to))));
     planner.reopen();
     assert_eq!(*planner.table(), before);
+}
+
+/// A pod comes to a ruleset whose chain gets other rules, while another pod gets a ruleset that is new: the first one
+/// meets the chain in the batch that rewrites it, also by way of a chain that tells (see `stages`).
+#[test]
+fn an_end_that_comes_to_a_rewritten_chain_comes_with_its_rules() {
+    let mut compiler = Compiler::new(Scope::Node("n".into()));
+    let mut planner = Planner::with(telling());
+    let mut turn = |planner: &mut Planner, events: Vec<Event>| {
+        compiler.apply(events).slices.iter().for_each(|delta| planner.update(&delta.changes));
+    };
+    turn(&mut planner, world(1));
+    planner.take();
+    let mut comes = plain_pod(ObjectKey::new("a", "comes"), "10.0.0.3");
+    comes.labels = labels();
+    let all = Policy {
+        namespace: "a".into(),
+        name: "all".into(),
+        spec: PolicySpec { policy_types: vec!["Egress".into()], ..Default::default() },
+    };
+    turn(&mut planner, vec![Event::Pod(comes), Event::Policy(all)]);
+    planner.drop_mid_stream(true);
+    let batches = stages(planner.take());
+    let has = |wanted: &dyn Fn(&Op) -> bool| -> Vec<usize> {
+        let of = |batch: &Vec<Transaction>| batch.iter().any(|t| t.ops.iter().any(wanted));
+        (0..batches.len()).filter(|i| of(&batches[*i])).collect()
+    };
+    let rewritten = has(&|op| matches!(op, Op::FlushChain { chain } if chain.starts_with("ingress_")));
+    let arrives = has(&|op| matches!(op, Op::AddElements { set, .. } if set == "ingress_by_address_4"));
+    assert!(batches.len() > 1 && rewritten.len() == 1, "{batches:?}");
+    assert_eq!(arrives, rewritten);
 }

@@ -352,18 +352,17 @@ fn one(out: &mut String, subject: &Subject, counted: &Counted, paint: Paint) {
     if let Some(within) = counted.within_seconds {
         let _ = writeln!(out, "  of it, the last {within} seconds");
     }
-    let ask = |how: &str| format!("kubectl annotate namespace {namespace} {LOG_ALLOWED}={how}");
+    let ask = format!("kubectl annotate namespace {namespace} {LOG_ALLOWED}=true");
     let _ = match counted.log_allowed {
         None => writeln!(out, "  whether {namespace} asks for allowed connections to be logged is not seen"),
         Some(0) => writeln!(
             out,
-            "  {}: nothing is counted of what is allowed\n    to begin: {}  (or ={}: one of a hundred)",
+            "  {}: nothing is counted of what is allowed\n    to begin: {}  (or =1/100: one of a hundred)",
             paint.verdict(
                 false,
                 &format!("namespace {namespace} does not ask for allowed connections to be logged")
             ),
-            ask("true"),
-            "1/100"
+            ask
         ),
         Some(1) => writeln!(out, "  namespace {namespace} asks for each allowed connection"),
         Some(n) => {

@@ -452,6 +452,7 @@ table inet weir {
         ip saddr . meta l4proto . th dport @flows accept
         ip daddr != @fixed return
         limit rate 100/second burst 200 packets log prefix "egress_x" group 29 snaplen 128
+        ct status & confirmed == 0 meta random <= 42949671 log prefix "allowed_egress_x_100" group 29 snaplen 128
         goto y
     }
     chain forward {
