@@ -177,10 +177,10 @@ heard() {
 one() { local pattern=$1; shift; [[ $(heard "$@" | grep -c "^$pattern") == 1 ]]; }
 nobody() { local pattern=$1; shift; ! heard "$@" | grep -q "^$pattern"; }
 all_heard() { kctl get events -A --field-selector reportingComponent=weir.dev/controller -o jsonpath='{range .items[*]}{.metadata.namespace}/{.metadata.name}{"\n"}{end}' | sort; }
-# a policy as an older API server has stored it: this one would refuse it
+# a policy as an API server with other rules has stored it: this one would refuse it
 stored() {
     local key value; key=$(printf '/registry/networkpolicies/heard/%s' "$1" | base64 -w 0)
-    value=$(base64 -w 0 <<<"{\"kind\": \"NetworkPolicy\", \"apiVersion\": \"networking.k8s.io/v1\", \"metadata\": {\"name\": \"$1\", \"namespace\": \"heard\", \"uid\": \"$(</proc/sys/kernel/random/uuid)\", \"generation\": 1, \"creationTimestamp\": \"2020-01-01T00:00:00Z\"}, \"spec\": {\"podSelector\": {}, \"policyTypes\": [\"Ingress\"], \"ingress\": [{\"from\": [{\"ipBlock\": {\"cidr\": \"010.0.0.0/8\"}}]}]}}")
+    value=$(base64 -w 0 <<<"{\"kind\": \"NetworkPolicy\", \"apiVersion\": \"networking.k8s.io/v1\", \"metadata\": {\"name\": \"$1\", \"namespace\": \"heard\", \"uid\": \"$(</proc/sys/kernel/random/uuid)\", \"generation\": 1, \"creationTimestamp\": \"2020-01-01T00:00:00Z\"}, \"spec\": {\"podSelector\": {}, \"policyTypes\": [\"Ingress\"], \"ingress\": [{\"from\": [{\"ipBlock\": {\"cidr\": \"10.0.0.0/33\"}}]}]}}")
     in_ns fabric curl -sSf -d "{\"key\": \"$key\", \"value\": \"$value\"}" http://127.0.0.1:2379/v3/kv/put >/dev/null
 }
 kctl create namespace heard --dry-run=client -o yaml | kctl apply -f - >/dev/null
@@ -199,7 +199,7 @@ kctl get events -A --field-selector reportingComponent=weir.dev/controller
 expect "of a policy that selects nothing" one "NetworkPolicy/nothing Normal: It selects no pod" SelectsNoPod
 expect "and no other one" test "$(heard SelectsNoPod | wc -l)" == 1
 expect "of one that cannot be enforced: where, why, and what is done" \
-    one 'NetworkPolicy/wrong Warning: .*spec.ingress.0..from.0..ipBlock.cidr.*010.0.0.0/8.*matches nothing' CannotBeEnforced
+    one 'NetworkPolicy/wrong Warning: .*spec.ingress.0..from.0..ipBlock.cidr.*10.0.0.0/33.*matches nothing' CannotBeEnforced
 expect "of one that isolates pods: how many, and which" \
     one 'NetworkPolicy/isolate Normal: It isolates 2 pods for ingress .*heard/e, heard/f' IsolatesPods
 expect "and of the pods, as they are few" one 'Pod/e Normal: NetworkPolicy heard/isolate isolates it for ingress' Isolated
