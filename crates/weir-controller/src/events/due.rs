@@ -140,6 +140,15 @@ impl Due {
         }
     }
 
+    /// The source cannot read a policy, and says what is done instead. It says so once, and not when it is over.
+    pub fn unreadable(&mut self, policy: &ObjectKey, why: &str) {
+        if self.notes.len() < WAITING {
+            self.say(Reason::CannotBeEnforced, policy, format!("It cannot be read: {why}"), why);
+        } else {
+            self.suppressed += 1;
+        }
+    }
+
     /// A policy that came or changed, or got its first pod or lost its last, selects any pod or none.
     pub fn selecting(&mut self, policy: &ObjectKey, any: bool, now: Instant) {
         if any {

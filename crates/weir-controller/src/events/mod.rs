@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use weir_compiler::Deltas;
 use weir_compiler::object::ObjectKey;
 use weir_proto::Mode;
+use weir_source::{Id, Problem};
 
 pub use due::{Due, Ticked};
 pub use limit::{Bucket, Limits};
@@ -179,6 +180,13 @@ impl Reporter {
         }
         deltas.selecting.iter().for_each(|(policy, any)| self.due.selecting(policy, *any, now));
         deltas.isolated.iter().for_each(|isolated| self.due.isolated(isolated, now));
+    }
+
+    /// What a source complains of.
+    pub fn complained(&mut self, problem: &Problem) {
+        if let Some(Id { kind: weir_source::Kind::Policy, key }) = &problem.object {
+            self.due.unreadable(key, &problem.reason);
+        }
     }
 
     /// All objects are known: what comes is new.
