@@ -239,6 +239,12 @@ fn an_agent_that_goes_elsewhere_takes_nothing_back() {
     one(&world.pass(60), Reason::RefusedByKernel, "a/p");
     world.due.left("n1");
     assert_eq!(told(&world.pass(7200)), []);
+    // and what nobody has heard of is not over
+    world.refused("n1", &["a/p"]);
+    world.refused("n2", &["a/p"]);
+    world.refused("n2", &[]);
+    world.due.left("n1");
+    assert_eq!(told(&world.pass(7200)), []);
 }
 
 #[test]

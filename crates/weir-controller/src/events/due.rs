@@ -29,7 +29,7 @@ const TOO_LATE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(70 * 60);
 /// Up to so many pods are told each by itself, too.
 const FEW: usize = 5;
-/// So many policies that isolate pods may wait to be told.
+/// So many policies that isolate pods, and so many Events, may wait.
 const WAITING: usize = 1024;
 /// So many nodes and pods are named.
 const NAMED: usize = 3;
@@ -223,7 +223,7 @@ impl Due {
         for policy in self.refusing.remove(node).unwrap_or_default() {
             let Some(refused) = self.refused.get_mut(&policy) else { continue };
             refused.nodes.remove(node);
-            if refused.nodes.is_empty() && refused.taken.is_empty() {
+            if refused.nodes.is_empty() && (refused.taken.is_empty() || refused.told.is_none()) {
                 self.refused.remove(&policy);
             }
         }
@@ -240,12 +240,16 @@ impl Due {
         } else {
             self.isolating.clear();
             let text = format!(
-                "Policies are not enforced, on no node: the mode is {now} (it was {was}). `weir status` tells which \
+                "Policies are not enforced on any node: the mode is {now} (it was {was}). `weir status` tells which \
                  nodes have followed; mode=enforce puts policies in force again."
             );
             (Reason::PoliciesNotEnforced, text)
         };
         let state = format!("{now} {version}");
+        if self.notes.len() >= WAITING {
+            self.suppressed += 1;
+            return;
+        }
         self.notes.push_front(Note { reason, about: self.map.clone(), related: None, text, state });
     }
 
