@@ -121,7 +121,10 @@ impl Driven {
                     events.extend(more);
                     synced |= done;
                 }
-                Update::Problem(problem) => tracing::warn!("{problem}"),
+                Update::Problem(problem) => {
+                    tracing::warn!("{problem}");
+                    self.driver.events.complained(&problem);
+                }
             }
             taken += 1;
             next = if taken < BATCH {

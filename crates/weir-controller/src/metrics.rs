@@ -136,7 +136,7 @@ impl Metrics {
         for result in ["all", "differences", "nothing"] {
             drop(self.joins.get_or_create(&Outcome { result }));
         }
-        for result in ["written", "known", "gone", "forbidden", "failed", "dropped", "suppressed"] {
+        for result in ["written", "known", "gone", "forbidden", "failed", "suppressed"] {
             drop(self.kubernetes_events.get_or_create(&Outcome { result }));
         }
         for reason in

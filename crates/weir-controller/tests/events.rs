@@ -102,6 +102,12 @@ fn what_cannot_be_enforced_is_told_once_with_where_why_and_what_is_done_and_so_i
     world.broken("a/p", &[]);
     world.broken("a/p", &[]);
     one(&world.pass(7200), Reason::CanBeEnforced, "a/p");
+    // the source cannot read it at all
+    world.due.unreadable(&key("a/r"), "spec: bad; its previous version stays in force");
+    assert!(
+        one(&world.pass(7200), Reason::CannotBeEnforced, "a/r")
+            .contains("its previous version stays in force")
+    );
     // gone, or put right, before anybody has heard of it
     world.broken("a/p", &[problem("short")]);
     world.broken("a/p", &[]);
@@ -233,6 +239,12 @@ fn an_agent_that_goes_elsewhere_takes_nothing_back() {
     one(&world.pass(60), Reason::RefusedByKernel, "a/p");
     world.due.left("n1");
     assert_eq!(told(&world.pass(7200)), []);
+    // and what nobody has heard of is not over
+    world.refused("n1", &["a/p"]);
+    world.refused("n2", &["a/p"]);
+    world.refused("n2", &[]);
+    world.due.left("n1");
+    assert_eq!(told(&world.pass(7200)), []);
 }
 
 #[test]
@@ -343,7 +355,7 @@ proptest! {
     #[test]
     fn a_start_tells_nothing_but_what_is_wrong(steps in proptest::collection::vec(step(), 1..100), wait in 0..5000u64) {
         let mut world = World::new();
-        world.due.mode(Mode::Off, "1");
+        world.due.mode(Mode::Enforce, "1");
         for (number, step) in steps.iter().enumerate() {
             // it takes a while, and agents are not served yet
             let notes = match step {

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use common::Agent;
 use prometheus_client::registry::Registry;
+use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
-use weir_compiler::object::ObjectKey;
+use weir_compiler::object::{Event, ObjectKey, Pod, Policy};
 use weir_controller::drive::Driver;
-use weir_controller::events::{Note, Reporter};
+use weir_controller::events::{Note, Reason, Reporter};
 use weir_controller::hub::Hub;
 use weir_controller::metrics::Metrics;
 use weir_controller::mode::Told;
@@ -152,6 +153,65 @@ async fn only_who_has_acknowledged_that_very_change_is_told_to_have_withdrawn() 
     assert!(status.withdrawn.is_empty(), "what it said was of the first time: {status:?}");
     world.ack(first, 3, pb::Mode::Withdrawn.into()).await;
     world.until(|s| s.withdrawn.contains("n1")).await;
+}
+
+#[tokio::test]
+async fn a_switch_is_an_event_and_the_first_mode_is_none() {
+    let mut world = world();
+    for (mode, version) in [(Mode::Enforce, "1"), (Mode::Enforce, "2"), (Mode::Off, "3"), (Mode::Off, "4")] {
+        world.say(mode, version);
+        world.until(|status| status.mode_version == version).await;
+    }
+    let note = world.notes.try_recv().expect("it is told at once");
+    assert_eq!((note.reason, &*note.state), (Reason::PoliciesNotEnforced, "off 3"));
+    assert_eq!(note.about, ObjectKey::new("weir-system", "weir-mode"));
+    assert!(world.notes.try_recv().is_err(), "once");
+}
+
+#[tokio::test]
+async fn an_agent_speaks_only_of_policies_that_its_node_has() {
+    let mut world = world();
+    let policy = |name: &str, node: &str| {
+        let spec = json!({"podSelector": {"matchLabels": {"on": node}}, "policyTypes": ["Ingress"]});
+        Event::Policy(Policy {
+            namespace: "a".into(),
+            name: name.into(),
+            spec: serde_json::from_value(spec).unwrap(),
+        })
+    };
+    let pods = [("n1", "10.0.0.1"), ("n2", "10.0.0.2")].map(|(node, address)| {
+        Event::Pod(Pod {
+            key: ObjectKey::new("a", node),
+            uid: node.to_owned(),
+            labels: [("on".to_owned(), node.to_owned())].into_iter().collect(),
+            node: Some(node.to_owned()),
+            ips: vec![address.parse().unwrap()],
+            host_network: false,
+            finished: false,
+            terminating: false,
+            created: 0,
+            ports: vec![],
+        })
+    });
+    let events = pods.into_iter().chain([policy("one", "n1"), policy("two", "n2")]).collect();
+    world.say(Mode::Enforce, "1");
+    world.updates.send((Instant::now(), Update::Batch { events, synced: true })).await.unwrap();
+    world.until(|status| status.synced).await;
+    let (session, _stream) = world.join("n1").await;
+    let problem = |name: &str| pb::Problem {
+        kind: "NetworkPolicy".to_owned(),
+        namespace: "a".to_owned(),
+        name: name.to_owned(),
+        reason: "too large".to_owned(),
+    };
+    let problems = vec![problem("two"), problem("nowhere"), problem("one")];
+    let ack = pb::Ack { version: 1, problems, mode: pb::Mode::Enforce.into() };
+    world.calls.send(Call::Ack(session, ack)).await.unwrap();
+    let note = tokio::time::timeout(Duration::from_secs(60), world.notes.recv()).await.unwrap().unwrap();
+    assert_eq!((note.reason, note.about), (Reason::RefusedByKernel, ObjectKey::new("a", "one")));
+    assert!(note.text.contains("on n1") && note.text.contains("too large"), "{}", note.text);
+    // all that was due is told at once
+    assert!(world.notes.try_recv().is_err(), "of others it knows nothing");
 }
 
 #[tokio::test]

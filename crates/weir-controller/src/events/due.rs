@@ -29,7 +29,7 @@ const TOO_LATE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(70 * 60);
 /// Up to so many pods are told each by itself, too.
 const FEW: usize = 5;
-/// So many policies that isolate pods may wait to be told.
+/// So many policies that isolate pods, and so many Events, may wait.
 const WAITING: usize = 1024;
 /// So many nodes and pods are named.
 const NAMED: usize = 3;
@@ -140,6 +140,15 @@ impl Due {
         }
     }
 
+    /// The source cannot read a policy, and says what is done instead. It says so once, and not when it is over.
+    pub fn unreadable(&mut self, policy: &ObjectKey, why: &str) {
+        if self.notes.len() < WAITING {
+            self.say(Reason::CannotBeEnforced, policy, format!("It cannot be read: {why}"), why);
+        } else {
+            self.suppressed += 1;
+        }
+    }
+
     /// A policy that came or changed, or got its first pod or lost its last, selects any pod or none.
     pub fn selecting(&mut self, policy: &ObjectKey, any: bool, now: Instant) {
         if any {
@@ -214,7 +223,7 @@ impl Due {
         for policy in self.refusing.remove(node).unwrap_or_default() {
             let Some(refused) = self.refused.get_mut(&policy) else { continue };
             refused.nodes.remove(node);
-            if refused.nodes.is_empty() && refused.taken.is_empty() {
+            if refused.nodes.is_empty() && (refused.taken.is_empty() || refused.told.is_none()) {
                 self.refused.remove(&policy);
             }
         }
@@ -232,12 +241,16 @@ impl Due {
             self.isolating.clear();
             let logged = if mode.installs() { " What they would deny is logged: `weir logs`." } else { "" };
             let text = format!(
-                "Policies are not enforced, on no node: the mode is {now} (it was {was}).{logged} `weir status` tells \
+                "Policies are not enforced on any node: the mode is {now} (it was {was}).{logged} `weir status` tells \
                  which nodes have followed; mode=enforce puts policies in force again."
             );
             (Reason::PoliciesNotEnforced, text)
         };
         let state = format!("{now} {version}");
+        if self.notes.len() >= WAITING {
+            self.suppressed += 1;
+            return;
+        }
         self.notes.push_front(Note { reason, about: self.map.clone(), related: None, text, state });
     }
 

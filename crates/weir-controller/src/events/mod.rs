@@ -6,10 +6,10 @@
 //!   ConfigMap weir-mode ───────────────────────────────────────┘  (tick)  (try_send)        uid, name
 //! ```
 //!
-//! [`Due`] decides when an Event is due, and how many: pure, and told the time. Nothing waits for the API server: what
-//! finds the queue full is dropped and counted. All replicas write the same Events, under names that are made of the
-//! object, its version and what is said of it; whoever is second is told that there is one already, and so is a
-//! controller that starts anew. The reasons: docs/events.md.
+//! [`Due`] decides when an Event is due, and how many: pure, and told the time. The hub never waits for the API server:
+//! while the queue is full, states wait in [`Due`], and what grows stale is dropped and counted. All replicas write the
+//! same Events, under names that are made of the object, its version and what is said of it; whoever is second is told
+//! that there is one already, and so is a controller that starts anew. The reasons: docs/events.md.
 
 mod due;
 mod limit;
@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use weir_compiler::Deltas;
 use weir_compiler::object::ObjectKey;
 use weir_proto::Mode;
+use weir_source::{Id, Problem};
 
 pub use due::{Due, Ticked};
 pub use limit::{Bucket, Limits};
@@ -181,6 +182,13 @@ impl Reporter {
         deltas.isolated.iter().for_each(|isolated| self.due.isolated(isolated, now));
     }
 
+    /// What a source complains of.
+    pub fn complained(&mut self, problem: &Problem) {
+        if let Some(Id { kind: weir_source::Kind::Policy, key }) = &problem.object {
+            self.due.unreadable(key, &problem.reason);
+        }
+    }
+
     /// All objects are known: what comes is new.
     pub fn begin(&mut self) {
         self.due.begin();
@@ -208,7 +216,8 @@ impl Reporter {
         self.metrics.kubernetes_events("suppressed", suppressed);
         for note in notes {
             if self.to.try_send(note).is_err() {
-                self.metrics.kubernetes_events("dropped", 1);
+                // nobody writes any more
+                self.metrics.kubernetes_events("failed", 1);
             }
         }
     }
