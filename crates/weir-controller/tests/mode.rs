@@ -174,6 +174,8 @@ async fn an_agent_speaks_only_of_policies_that_its_node_has() {
     let policy = |name: &str, node: &str| {
         let spec = json!({"podSelector": {"matchLabels": {"on": node}}, "policyTypes": ["Ingress"]});
         Event::Policy(Policy {
+            created: 0,
+            audit: None,
             namespace: "a".into(),
             name: name.into(),
             spec: serde_json::from_value(spec).unwrap(),
