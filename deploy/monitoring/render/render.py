@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draws dashboard.json from metrics of a Weir that works, and says which panels show nothing.
 
-    ./dev build --release; sudo deploy/monitoring/render/render.py [--bench target/release/weir-bench] [--out DIR]
+    cargo build --release --workspace; sudo deploy/monitoring/render/render.py [--bench target/release/weir-bench] [--out DIR]
 
 A cluster at work (weir-bench show: the real programs in network namespaces) is scraped by a real Prometheus for three
 minutes. Every query of every panel is asked through Prometheus' HTTP API: it must have an answer whose series have
