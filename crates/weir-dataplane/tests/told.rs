@@ -189,6 +189,8 @@ fn an_end_that_comes_to_a_rewritten_chain_comes_with_its_rules() {
     let mut comes = plain_pod(ObjectKey::new("a", "comes"), "10.0.0.3");
     comes.labels = labels();
     let all = Policy {
+        created: 0,
+        audit: None,
         namespace: "a".into(),
         name: "all".into(),
         spec: PolicySpec { policy_types: vec!["Egress".into()], ..Default::default() },
