@@ -243,7 +243,7 @@ fn add(side: &mut Side, line: &Line) {
 fn clauses(cluster: &Cluster, pod: &ObjectKey, direction: Direction) -> Vec<ClauseCount> {
     let Some(state) = cluster.slice.pods.get(pod) else { return Vec::new() };
     let mut all: Vec<(ClauseRef, Peer, Option<&PortClause>)> = Vec::new();
-    for policy in cluster.slice.policies_of(&cluster.slice.profiles[&state.profile]) {
+    for policy in cluster.slice.isolating(&cluster.slice.profiles[&state.profile], direction) {
         for (rule, clause) in
             cluster.slice.policies[policy].rules(direction).into_iter().flatten().enumerate()
         {

@@ -15,7 +15,7 @@ use weir_compiler::object::ObjectKey;
 use weir_controller::accept::accept;
 use weir_controller::authority::Authorities;
 use weir_controller::drive::Driver;
-use weir_controller::events::Reporter;
+use weir_controller::events::{QUEUE, Reporter};
 use weir_controller::hub::Hub;
 use weir_controller::identity::{Identify, Refused};
 use weir_controller::metrics::Metrics;
@@ -29,7 +29,7 @@ use weir_source::Update;
 use super::{Fanout, enough_descriptors, population};
 
 /// The name in the certificate.
-pub(crate) const NAME: &str = "weir-controller.weir-system.svc";
+pub(super) const NAME: &str = "weir-controller.weir-system.svc";
 
 /// Tokens are the names of nodes.
 struct ByName;
@@ -93,14 +93,11 @@ async fn start(updates: mpsc::Receiver<(Instant, Update)>) -> Result<(u16, Arc<A
     let synced = Arc::new(AtomicBool::new(false));
     let (calls, heard) = mpsc::channel(1024);
     let mode = Told { asked: true, mode: Some(Mode::Enforce), ..Told::default() };
+    // Events are due here as in a cluster, and go nowhere
+    let (note, mut notes) = mpsc::channel(QUEUE);
+    tokio::spawn(async move { while notes.recv().await.is_some() {} });
     let driver = Driver {
         hub: Hub::new(key),
-        // nobody takes them
-        events: Reporter::new(
-            ObjectKey::new("weir-system", "weir-mode"),
-            mpsc::channel(1).0,
-            metrics.clone(),
-        ),
         updates,
         calls: heard,
         mode: tokio::sync::watch::channel(mode).1,
@@ -109,6 +106,7 @@ async fn start(updates: mpsc::Receiver<(Instant, Update)>) -> Result<(u16, Arc<A
         namespace: "weir-system".to_owned(),
         health: Health::new(Duration::from_secs(60)),
         status: tokio::sync::watch::channel(Default::default()).0,
+        events: Reporter::new(ObjectKey::new("weir-system", "weir-mode"), note, metrics.clone()),
     };
     let hub = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     std::thread::Builder::new().name("hub".to_owned()).spawn(move || hub.block_on(driver.run()))?;
