@@ -19,10 +19,11 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tonic::{Request, Response, Status, Streaming, async_trait};
 use weir_agent::controller::{Options, address::Address};
-use weir_compiler::object::Event;
+use weir_compiler::object::{Event, ObjectKey};
 use weir_controller::accept::accept;
 use weir_controller::authority::Authorities;
 use weir_controller::drive::Driver;
+use weir_controller::events::Reporter;
 use weir_controller::hub::Hub;
 use weir_controller::identity::{Identify, Refused};
 use weir_controller::metrics::Metrics;
@@ -112,6 +113,12 @@ impl Controller {
             namespace: "weir-system".to_owned(),
             health: Health::new(Duration::from_secs(600)),
             status: tokio::sync::watch::channel(Default::default()).0,
+            // nobody writes them
+            events: Reporter::new(
+                ObjectKey::new("weir-system", "weir-mode"),
+                mpsc::channel(1).0,
+                metrics.clone(),
+            ),
         };
         let server = Server { identify: Arc::new(Gullible), calls, synced, key, metrics };
         let listener = listen(address);
