@@ -119,6 +119,12 @@ impl Controller {
             namespace: "weir-system".to_owned(),
             health: Health::new(Duration::from_secs(600)),
             status: tokio::sync::watch::channel(Default::default()).0,
+            // nobody writes them
+            events: Reporter::new(
+                ObjectKey::new("weir-system", "weir-mode"),
+                mpsc::channel(1).0,
+                metrics.clone(),
+            ),
         };
         let server = Server { identify: Arc::new(Gullible), calls, synced, key, metrics };
         let listener = listen(address);
