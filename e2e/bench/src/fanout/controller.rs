@@ -29,7 +29,7 @@ use weir_source::Update;
 use super::{Fanout, enough_descriptors, population};
 
 /// The name in the certificate.
-pub(super) const NAME: &str = "weir-controller.weir-system.svc";
+pub(crate) const NAME: &str = "weir-controller.weir-system.svc";
 
 /// Tokens are the names of nodes.
 struct ByName;
