@@ -105,12 +105,6 @@ impl Controller {
         let (mode, told) = watch::channel(Told { asked: true, ..Told::default() });
         let driver = Driver {
             hub: Hub::new(key),
-            // nobody takes them
-            events: Reporter::new(
-                ObjectKey::new("weir-system", "weir-mode"),
-                mpsc::channel(1).0,
-                metrics.clone(),
-            ),
             updates: stamped,
             calls: heard,
             mode: told,
