@@ -30,7 +30,6 @@ mod inflow;
 pub mod isolation;
 pub mod kernel;
 pub mod links;
-pub mod log;
 pub mod metrics;
 pub mod needs;
 pub mod npm;

@@ -1,26 +1,22 @@
 //! `weir-agent`: enforces NetworkPolicy on the node that it runs on.
 
-use std::fs::File;
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tracing_subscriber::EnvFilter;
 use weir_agent::backend::SetBackend;
 use weir_agent::controller::{self, address::Address};
 use weir_agent::denials;
-use weir_agent::log::Log;
 use weir_agent::run::{Options, Source};
 use weir_agent::{host, kernel, npm, run};
 use weir_compiler::Budgets;
 use weir_compiler::flow::PodToOwnNode;
 use weir_dataplane::{DenialLog, Settings};
+use weir_health::Log;
 use weir_nft::Nft;
 
 /// Enforces NetworkPolicy on the pods of one node.
@@ -200,19 +196,13 @@ fn mark(text: &str) -> Result<NonZeroU32, String> {
 }
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    // a descriptor of its own: who is held up while it writes does not hold the lock of standard error
-    let own = std::io::stderr().as_fd().try_clone_to_owned().map(File::from);
-    let log = match own.and_then(Log::start) {
+    let log = match Log::to_standard_error("weir-agent") {
         Ok(log) => log,
         Err(error) => {
             eprintln!("weir-agent: cannot write to standard error from a thread: {error}");
             return ExitCode::from(2);
         }
     };
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
-    subscriber.with_writer(log.clone()).init();
     let result = start(Cli::parse());
     log.flush();
     match result {

@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 use weir_compiler::Budgets;
 use weir_controller::run::{self, Certificates, Options};
 use weir_controller::withdraw;
+use weir_health::Log;
 
 /// Compiles NetworkPolicies for all nodes, and serves each agent its slice.
 ///
@@ -115,14 +115,19 @@ struct Serve {
 }
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    let log = match Log::to_standard_error("weir-controller") {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("weir-controller: cannot write to standard error from a thread: {error}");
+            return ExitCode::from(2);
+        }
+    };
     let cli = Cli::parse();
     let result = match cli.command {
         None => serve(cli.serve).map(|()| ExitCode::SUCCESS),
         Some(Command::Withdraw(options)) => withdraw(options),
     };
+    log.flush();
     match result {
         Ok(code) => code,
         Err(error) => {

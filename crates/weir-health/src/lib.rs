@@ -1,4 +1,4 @@
-//! Tells whether a program is alive and ready, and its metrics, over HTTP.
+//! Tells whether a program is alive and ready, and its metrics, over HTTP; and its log ([`Log`]).
 //!
 //! ```text
 //!   program ──beat, ready, not_ready──> Health ──┐          GET /healthz  200, or 503: it hangs
@@ -10,9 +10,11 @@
 //! wrong: see [`CONNECTIONS`], [`LONGEST`] and [`HEADERS`]. Nothing that it tells is secret, and nothing can be
 //! changed through it.
 
+mod log;
 mod server;
 mod state;
 
+pub use log::Log;
 pub use server::{CONNECTIONS, HEADERS, LONGEST, serve, serve_in_thread};
 pub use state::Health;
 

@@ -1,4 +1,4 @@
-//! The agent's own log, on standard error, which nobody has to read.
+//! A program's own log, on standard error, which nobody has to read.
 //!
 //! ```text
 //!   whoever logs ──> at most QUEUE lines wait ──> write   a thread: standard error, however slow its reader is
@@ -7,12 +7,15 @@
 //! A reader that has stopped, such as a container runtime that hangs, must not hold up enforcement: what does not fit
 //! is dropped, and the next line says how many lines that were.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// How many lines wait.
@@ -35,15 +38,33 @@ enum Item {
 }
 
 impl Log {
-    /// Starts the thread that writes to `out`.
+    /// From now on, this program of this name logs to standard error, what `RUST_LOG` says, or else from info on; in
+    /// colours on a terminal, unless there is `NO_COLOR`.
+    ///
+    /// # Errors
+    /// There can be no thread, or no descriptor.
+    pub fn to_standard_error(program: &'static str) -> io::Result<Log> {
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        // a descriptor of its own: who is held up while it writes does not hold the lock of standard error
+        let own = io::stderr().as_fd().try_clone_to_owned().map(File::from)?;
+        let log = Log::start(program, own)?;
+        let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
+        subscriber.with_writer(log.clone()).init();
+        Ok(log)
+    }
+
+    /// Starts the thread that writes to `out` what the program of this name logs.
     ///
     /// # Errors
     /// There can be no thread.
-    pub fn start(out: impl Write + Send + 'static) -> io::Result<Log> {
+    pub fn start(program: &'static str, out: impl Write + Send + 'static) -> io::Result<Log> {
         let (items, to_write) = sync_channel(QUEUE);
         let dropped = Arc::<AtomicU64>::default();
         let counted = Arc::clone(&dropped);
-        std::thread::Builder::new().name("log".to_owned()).spawn(move || write(&to_write, &counted, out))?;
+        std::thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || write(program, &to_write, &counted, out))?;
         Ok(Log { items, dropped })
     }
 
@@ -85,7 +106,7 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 /// Until nobody logs any more, or nothing can be written.
-fn write(items: &Receiver<Item>, dropped: &AtomicU64, mut out: impl Write) {
+fn write(program: &str, items: &Receiver<Item>, dropped: &AtomicU64, mut out: impl Write) {
     while let Ok(item) = items.recv() {
         let written = match item {
             Item::Line(line) => out.write_all(&line),
@@ -101,7 +122,7 @@ fn write(items: &Receiver<Item>, dropped: &AtomicU64, mut out: impl Write) {
             0 => Ok(()),
             lines => {
                 let line =
-                    format!("weir-agent: {lines} lines of this log are missing: nobody read them in time\n");
+                    format!("{program}: {lines} lines of this log are missing: nobody read them in time\n");
                 out.write_all(line.as_bytes())
             }
         };
@@ -137,7 +158,7 @@ mod tests {
     fn start() -> (Log, Sender<()>, Arc<Mutex<Vec<u8>>>) {
         let (go, wait) = channel();
         let text = Arc::<Mutex<Vec<u8>>>::default();
-        (Log::start(Let(wait, Arc::clone(&text))).unwrap(), go, text)
+        (Log::start("weir", Let(wait, Arc::clone(&text))).unwrap(), go, text)
     }
 
     #[test]
@@ -150,7 +171,7 @@ mod tests {
         drop(go);
         log.flush();
         let text = String::from_utf8(text.lock().unwrap().clone()).unwrap();
-        let missing = text.lines().find_map(|line| line.strip_prefix("weir-agent: ")?.split(' ').next());
+        let missing = text.lines().find_map(|line| line.strip_prefix("weir: ")?.split(' ').next());
         let missing: usize = missing.expect("it says so").parse().unwrap();
         let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("line ")).collect();
         assert_eq!(lines.len() + missing, most);
