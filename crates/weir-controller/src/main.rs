@@ -1,6 +1,5 @@
 //! `weir-controller`: compiles NetworkPolicies for all nodes, and serves each agent its slice.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
