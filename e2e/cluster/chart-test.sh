@@ -32,7 +32,7 @@ says() { in_ns "$2" curl -sS --max-time 5 http://127.0.0.1:9441/readyz | grep -q
 within() { local seconds=$1; shift; (wait_for "$seconds" "$*" "$@") >/dev/null 2>&1; }
 set_mode() { weir patch configmap weir-mode --type merge -p "{\"data\":{\"mode\":\"$1\"}}" >/dev/null; }
 enforces() { ! says '^mode:' "$1"; }
-would() { in_ns fabric "$WEIR" logs --kubeconfig "$RUN/pki/admin.kubeconfig" --since 2m | grep 'would-deny' | grep -q "trial/b"; }
+would() { [[ $(in_ns fabric "$WEIR" logs --kubeconfig "$RUN/pki/admin.kubeconfig" --verdict would-deny --since 2m) == *trial/b* ]]; }
 status() { in_ns fabric "$WEIR" status --kubeconfig "$RUN/pki/admin.kubeconfig" "$@"; }
 # (its exit code says whether all is well)
 told() { { status -o json || true; } | python3 -c "import json, sys; s = json.load(sys.stdin); sys.exit(not ($1))"; }
