@@ -253,6 +253,7 @@ fn counted(annotation: Option<&'static str>) -> tempfile::TempDir {
         line("03:00", "allowed", "ingress", &clause(7, 0, 0, 2, 1)),
         line("04:00", "allowed", "egress", r#""isolated":false,"connections":1,"sampled":10,"others":true"#),
         line("05:00", "denied", "ingress", r#""policies":["shop/db"],"suppressed":6"#),
+        line("06:00", "would-deny", "egress", r#""policies":["shop/new"],"suppressed":1"#),
     ]
     .join("\n");
     server(Arc::new(move |path| match path.split('?').next().unwrap_or_default() {
@@ -283,7 +284,10 @@ fn allowed_connections_are_shown_with_their_clause() {
     let count = |verdict: &[&str]| {
         weir(server.path(), &[&["logs", "--kubeconfig", "config"], verdict].concat()).out.lines().count()
     };
-    assert_eq!([count(&["--verdict", "denied"]), count(&[]), count(&["--verdict", "all"])], [1, 6, 6]);
+    assert_eq!([count(&["--verdict", "denied"]), count(&[]), count(&["--verdict", "all"])], [1, 7, 7]);
+    let would = weir(server.path(), &["logs", "--kubeconfig", "config", "--verdict", "would-deny"]).out;
+    let expected = "would-deny  shop/db -> shop/web  4000/TCP  egress of shop/db, would be isolated by shop/new  (node n1, and 1 ";
+    assert!(would.lines().count() == 1 && would.contains(expected), "{would}");
 }
 
 #[test]
@@ -313,6 +317,7 @@ ingress
 
 egress
         ~10  2026-11-21T18:04:00Z  no policy isolated it
+          2  2026-11-21T18:06:00Z  passed, and audited policies would deny it (packets)
 ";
     assert_eq!((run.code, run.out.as_str(), run.err.as_str()), (Some(0), expected, ""), "{run:?}");
 

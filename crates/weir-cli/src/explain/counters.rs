@@ -76,6 +76,8 @@ pub(crate) struct Side {
     pub(crate) other: Count,
     /// Packets that were denied.
     pub(crate) denied: Count,
+    /// Packets that passed, and that audited policies would deny (U29).
+    pub(crate) would_deny: Count,
 }
 
 #[derive(Debug, Serialize)]
@@ -218,9 +220,11 @@ fn count(cluster: &Cluster, subject: &Subject, lines: &[Line], begins: &[Begin])
 
 fn add(side: &mut Side, line: &Line) {
     let time = line.time.as_str();
-    if line.verdict == "denied" {
-        side.denied.add((line.suppressed.saturating_add(1), false), time);
-        return;
+    let packets = (line.suppressed.saturating_add(1), false);
+    match line.verdict.as_str() {
+        "denied" => return side.denied.add(packets, time),
+        "would-deny" => return side.would_deny.add(packets, time),
+        _ => {}
     }
     let estimate = line.allowed.estimate();
     let count = match &line.allowed.clause {
@@ -402,6 +406,7 @@ fn one(out: &mut String, subject: &Subject, counted: &Counted, paint: Paint) {
             (&side.not_isolated, "no policy isolated it"),
             (&side.other, "by clauses that are gone, or too many to tell apart"),
             (&side.denied, "denied (packets)"),
+            (&side.would_deny, "passed, and audited policies would deny it (packets)"),
         ] {
             let nothing = side.clauses.is_empty() && *count == side.not_isolated;
             if count.connections > 0 || (nothing && what.starts_with("no policy")) {
