@@ -1,6 +1,6 @@
 //! What is counted. Names, units and meanings: docs/metrics.md.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -43,6 +43,7 @@ pub struct Metrics {
     pub(crate) bytes: Counter,
     enforcement: Histogram,
     behind: Family<Node, Gauge>,
+    waits: Family<Node, Gauge>,
     agents: Gauge,
     version: Gauge,
     objects: Family<Kind, Gauge>,
@@ -68,6 +69,7 @@ impl Metrics {
             bytes: Counter::default(),
             enforcement: seconds(),
             behind: Family::default(),
+            waits: Family::default(),
             agents: Gauge::default(),
             version: Gauge::default(),
             objects: Family::default(),
@@ -101,6 +103,12 @@ impl Metrics {
             "node_versions_behind",
             "Versions of its slice that a node has not acknowledged",
             metrics.behind.clone(),
+        );
+        r.register_with_unit(
+            "node_behind",
+            "For how long the oldest version of its slice waits that a node has not acknowledged",
+            Unit::Seconds,
+            metrics.waits.clone(),
         );
         r.register("agents", "Agents that are connected", metrics.agents.clone());
         r.register("version", "The version of the newest change of any slice", metrics.version.clone());
@@ -196,13 +204,18 @@ impl Metrics {
         }
         self.version.set(hub.version() as i64);
         self.problems.set(hub.compiler().problems().len() as i64);
+        let now = Instant::now();
         self.behind.clear();
+        self.waits.clear();
         let mut agents = 0;
         for (node, outbox) in hub.sessions() {
             agents += 1;
             let behind = outbox.behind() as i64;
             let gauge = self.behind.get_or_create(&Node { node: node.to_owned() });
             gauge.set(behind.max(gauge.get()));
+            let waits = outbox.waits(now).as_secs() as i64;
+            let gauge = self.waits.get_or_create(&Node { node: node.to_owned() });
+            gauge.set(waits.max(gauge.get()));
         }
         self.agents.set(agents);
     }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 use futures_util::task::AtomicWaker;
@@ -47,6 +47,7 @@ struct Sent {
     version: u64,
     batches: u64,
     since: Option<Instant>,
+    at: Instant,
 }
 
 impl Outbox {
@@ -83,7 +84,7 @@ impl Outbox {
     }
 
     /// The agent's kernel holds a version: how long each change in it took, from when it was heard of.
-    pub fn acknowledged(&self, version: u64, now: Instant) -> Vec<std::time::Duration> {
+    pub fn acknowledged(&self, version: u64, now: Instant) -> Vec<Duration> {
         let mut state = self.lock();
         let mut took = Vec::new();
         while state.sent.front().is_some_and(|sent| sent.version <= version) {
@@ -98,6 +99,14 @@ impl Outbox {
     pub fn behind(&self) -> u64 {
         let state = self.lock();
         state.pending.batches() - state.acknowledged
+    }
+
+    /// How long the oldest version waits that concerns this agent and that its kernel does not hold yet.
+    pub fn waits(&self, now: Instant) -> Duration {
+        let state = self.lock();
+        let sent = state.sent.front().map(|sent| sent.since.unwrap_or(sent.at));
+        let oldest = sent.or_else(|| state.pending.since());
+        oldest.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// Nobody reads the stream any more.
@@ -121,7 +130,12 @@ impl State {
             let taken = self.pending.take();
             self.bytes.inc_by(taken.changes.iter().map(|bytes| bytes.len() as u64).sum());
             self.messages = messages(taken.changes, taken.version);
-            self.sent.push_back(Sent { version: taken.version, batches: taken.batches, since: taken.since });
+            self.sent.push_back(Sent {
+                version: taken.version,
+                batches: taken.batches,
+                since: taken.since,
+                at: Instant::now(),
+            });
         }
         self.messages.pop_front().map(Ok)
     }
@@ -169,5 +183,30 @@ impl Stream for Outgoing {
 impl Drop for Outgoing {
     fn drop(&mut self) {
         self.0.lock().ended = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_longest_counts_sent_or_not() {
+        let outbox = Outbox::default();
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        assert_eq!(outbox.waits(at(9)), Duration::ZERO);
+        // nobody takes it yet: the connection is stuck, or the agent is told other things first
+        outbox.update(|pending| pending.commit(1, Some(at(1))));
+        assert_eq!(outbox.waits(at(9)), Duration::from_secs(8));
+        outbox.go_live();
+        assert!(outbox.lock().next().is_some());
+        outbox.update(|pending| pending.commit(2, Some(at(5))));
+        assert_eq!(outbox.waits(at(9)), Duration::from_secs(8));
+        outbox.acknowledged(1, at(9));
+        assert_eq!((outbox.waits(at(9)), outbox.behind()), (Duration::from_secs(4), 1));
+        assert!(outbox.lock().next().is_some());
+        outbox.acknowledged(2, at(10));
+        assert_eq!((outbox.waits(at(20)), outbox.behind()), (Duration::ZERO, 0));
     }
 }

@@ -139,6 +139,11 @@ impl Pending {
         self.batches
     }
 
+    /// When the cause of the oldest of it was heard of.
+    pub fn since(&self) -> Option<Instant> {
+        self.since
+    }
+
     /// Whether there is something to take.
     pub fn is_due(&self) -> bool {
         self.due
