@@ -23,6 +23,11 @@ impl Agent {
             return;
         }
         tracing::info!(%before, "the mode is {mode} now");
+        if mode == Mode::Audit && self.settings.log_denials.is_none() {
+            tracing::warn!(
+                "nobody is told what policies would deny: denied connections are not logged (--log-denied)"
+            );
+        }
         self.unsaved = true;
         let kind = |mode: Mode| (mode.enforces(), mode.installs());
         if kind(before) == kind(mode) {
