@@ -73,10 +73,8 @@ impl Judgement {
 
     /// The same verdicts for the same reasons.
     pub(crate) fn same_as(&self, other: &Judgement) -> bool {
-        let said = |judgement: &'_ Judgement| -> Vec<_> {
-            judgement.0.iter().map(|f| (f.flow.clone(), f.audited.clone())).collect()
-        };
-        said(self) == said(other)
+        let same = |(a, b): (&InFamily, &InFamily)| (&a.flow, &a.audited) == (&b.flow, &b.audited);
+        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(same)
     }
 
     /// The family that decides: the first that denies, or the first.

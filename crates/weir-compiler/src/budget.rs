@@ -17,7 +17,7 @@ use crate::compiler::Compiler;
 use crate::identity::peer_set_id;
 use crate::lower::{endpoint_peers, names};
 use crate::object::{Peer, Policy, PolicySpec};
-use crate::policy::{Effect, NAMESPACE_NAME_LABEL, PeerClause, Problem, ReadPolicy};
+use crate::policy::{Effect, NAMESPACE_NAME_LABEL, PeerClause, PortClause, Problem, ReadPolicy, RuleClause};
 use crate::selector::Selector;
 use crate::slice::{Direction, PeerSet, PeerSetId};
 
@@ -85,7 +85,7 @@ impl fmt::Display for Budgets {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Cost {
     clauses: u32,
-    /// Peers that reach into other namespaces; equal ones count as often as they are there.
+    /// No fewer than it has peers that reach into other namespaces: what is counted without looking closely.
     peers: u32,
 }
 
@@ -98,8 +98,28 @@ impl Cost {
         let ingress = spec.ingress.iter().map(|r| rule(&r.from, r.ports.len()));
         let egress = spec.egress.iter().map(|r| rule(&r.to, r.ports.len()));
         let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Cost { clauses: small(1 + ingress.chain(egress).sum::<usize>()), peers: small(far(read).count()) }
+        Cost { clauses: small(1 + ingress.chain(egress).sum::<usize>()), peers: small(far_at_most(read)) }
     }
+}
+
+/// No fewer than [`far`] has: for each policy that is read, so that hardly any has to be looked at closely.
+fn far_at_most(read: &ReadPolicy) -> usize {
+    let own = Selector::label(NAMESPACE_NAME_LABEL, &read.key.namespace);
+    let of = |(direction, rule): (Direction, &RuleClause)| {
+        let is_far =
+            |peer: &&PeerClause| matches!(peer, PeerClause::Pods { namespaces, .. } if *namespaces != own);
+        let peers = rule.peers.iter().flatten().filter(is_far).count();
+        let is_name = |port: &&PortClause| matches!(port, PortClause::Named(..));
+        let names = match direction {
+            Direction::Ingress => 0,
+            Direction::Egress => rule.ports.iter().flatten().filter(is_name).count(),
+        };
+        // a name is looked up at each peer, and at all CIDRs, or any peer, together
+        peers + names * (peers + 1)
+    };
+    let rules =
+        |direction| read.clauses.rules(direction).into_iter().flatten().map(move |rule| (direction, rule));
+    Direction::BOTH.into_iter().flat_map(rules).map(of).sum()
 }
 
 /// The peer sets of a policy that have pods of other namespaces in them.

@@ -161,11 +161,13 @@ impl Compiler {
                     orphans.remove(&read.key);
                 }
                 let known = self.policies.find(&read.key);
-                let old = known.map(|id| self.policies.all[id as usize].written());
-                if old.is_some_and(|old| *old == read) {
-                    return self.policies.touch(known.expect("it is known"));
+                let old = known.map(|id| (id, self.policies.all[id as usize].written()));
+                if let Some((id, old)) = old
+                    && *old == read
+                {
+                    return self.policies.touch(id);
                 }
-                let old = old.map(|old| old.cost);
+                let old = old.map(|(_, old)| old.cost);
                 self.spend(&read.key.namespace, old, Some(read.cost));
                 self.set_policy(read);
             }

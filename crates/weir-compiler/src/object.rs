@@ -175,6 +175,11 @@ pub struct Policy {
 pub const AUDIT: &str = "weir.dev/audit";
 
 impl Policy {
+    /// Its annotation says so (U29). What is not plainly meant to be audited is enforced.
+    pub fn is_audited(&self) -> bool {
+        self.audit.as_deref() == Some("true")
+    }
+
     /// Namespace and name.
     pub fn key(&self) -> ObjectKey {
         ObjectKey::new(&self.namespace, &self.name)

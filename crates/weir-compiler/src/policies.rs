@@ -104,14 +104,9 @@ impl Policies {
 }
 
 impl Compiler {
-    /// A policy is there, and reads like this.
+    /// A policy is there, and reads like this now, which is something else than before.
     pub(crate) fn set_policy(&mut self, read: ReadPolicy) {
         let known = self.policies.find(&read.key);
-        if let Some(id) = known
-            && self.policies.all[id as usize].read == read
-        {
-            return self.policies.touch(id);
-        }
         // what is new takes its references before what is old gives them back
         let namespace = Selector::label(NAMESPACE_NAME_LABEL, &read.key.namespace);
         let selection = self.population.retain(&namespace, &read.subject);

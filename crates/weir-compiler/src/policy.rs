@@ -135,7 +135,8 @@ impl ReadPolicy {
     pub fn read(policy: &Policy) -> ReadPolicy {
         let mut reader = Reader { namespace: &policy.namespace, problems: Vec::new() };
         let spec = &policy.spec;
-        let audit = reader.audit(policy.audit.as_deref());
+        let audit = policy.is_audited();
+        reader.annotation(policy.audit.as_deref());
         let subject = reader.subject(&spec.pod_selector);
         let types = reader.types(&spec.policy_types, !spec.egress.is_empty());
         reader.outer_fields("spec", &spec.unknown);
@@ -200,18 +201,14 @@ impl Reader<'_> {
         self.problems.push(Problem { path: path.to_string(), reason: reason.into(), effect });
     }
 
-    /// U29: what is not plainly meant to be audited is enforced.
-    fn audit(&mut self, annotation: Option<&str>) -> bool {
-        match annotation {
-            Some("true") => return true,
-            None | Some("false") => {}
-            Some(other) => self.problems.push(Problem {
-                path: format!("metadata.annotations[{AUDIT}]"),
-                reason: format!("{other:?} is neither \"true\" nor \"false\""),
-                effect: Effect::PolicyIsEnforced,
-            }),
-        }
-        false
+    /// U29: whether the policy is audited must be readable.
+    fn annotation(&mut self, audit: Option<&str>) {
+        let Some(other) = audit.filter(|text| !["true", "false"].contains(text)) else { return };
+        self.problems.push(Problem {
+            path: format!("metadata.annotations[{AUDIT}]"),
+            reason: format!("{other:?} is neither \"true\" nor \"false\""),
+            effect: Effect::PolicyIsEnforced,
+        });
     }
 
     /// N101: a field of a newer API may restrict what is around it.

@@ -14,6 +14,7 @@ use weir_compiler::flow::PodToOwnNode;
 use weir_compiler::object::{
     Event, IngressRule, IpBlock, LabelSelector, Labels, ObjectKey, Peer, Pod, Policy, PolicySpec, Protocol,
 };
+use weir_compiler::slice::Effect;
 use weir_compiler::{Compiler, Scope};
 use weir_dataplane::model::{Family, Op, Table};
 use weir_dataplane::{
@@ -124,6 +125,11 @@ proptest! {
             };
             let in_audit = fresh_with(&compiler, node, seed, in_audit);
             prop_assert!(!in_audit.table().to_string().contains("drop"), "{}", in_audit.table());
+            // what would only be allowed is known, and nothing in the kernel (U29)
+            let known = planner.slice().rulesets.iter().filter(|(_, ruleset)| ruleset.effect == Effect::WouldAllow);
+            for (id, _) in known {
+                prop_assert!(!planner.table().to_string().contains(&id.name()), "{}", planner.table());
+            }
             let attached = attachments(&planner, seed);
             let here = |address: IpAddr| -> Option<&Pod> {
                 world.owner(address).filter(|p| planner.slice().pods.contains_key(&p.key))

@@ -11,7 +11,7 @@ use weir_compiler::slice::{Direction, NodeSlice, SlicePod};
 use weir_compiler::verdict::Reason;
 
 use super::packet::Flow;
-use super::{Denial, Verdict, pod};
+use super::{Denial, Verdict, other, pod};
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -116,11 +116,7 @@ fn denying_policies(slice: &NodeSlice, pod: &SlicePod, direction: Direction) -> 
 
 /// The clause of an audited policy that would allow what others deny (U29).
 fn would_allow(slice: &NodeSlice, pod: &ObjectKey, direction: Direction, flow: &Flow) -> Option<String> {
-    let peer = match direction {
-        Direction::Egress => flow.destination,
-        Direction::Ingress => flow.source,
-    };
-    match slice.audited(pod, direction, peer, flow.l4())?.reason {
+    match slice.audited(pod, direction, other(direction, flow), flow.l4())?.reason {
         Reason::Clause(clause) => Some(clause.to_string()),
         _ => None,
     }

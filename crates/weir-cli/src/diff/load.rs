@@ -94,7 +94,7 @@ pub(super) fn states(old: &Input, new: &[PathBuf], prune: bool, enforce_audited:
 }
 
 fn is_audited(event: &Event) -> bool {
-    matches!(event, Event::Policy(policy) if policy.audit.as_deref() == Some("true"))
+    matches!(event, Event::Policy(policy) if policy.is_audited())
 }
 
 /// What a thread found.
